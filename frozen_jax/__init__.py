@@ -1,0 +1,1 @@
+"""frozen_jax: small trained modules around giant language models that stay frozen for ever."""

@@ -1,0 +1,374 @@
+"""T5, encoder-decoder: T5 1.0, T5 1.1, LM-adapted T5, T0, Flan-T5, mT5, umT5 and UL2. They differ in `T5Config` only.
+
+The tree of parameters carries T5X's names, with all layers of a stack under one `layers` and a leading axis L:
+
+    token_embedder/embedding                                   [V, D]
+    encoder/relpos_bias/rel_embedding                          [H, buckets]   (or a layer's own, under layers/)
+    encoder/layers/pre_attention_layer_norm/scale              [L, D]
+    encoder/layers/attention/{query,key,value}/kernel          [L, D, H*K]
+    encoder/layers/attention/out/kernel                        [L, H*K, D]
+    encoder/layers/pre_mlp_layer_norm/scale                    [L, D]
+    encoder/layers/mlp/{wi | wi_0,wi_1}/kernel                 [L, D, F]
+    encoder/layers/mlp/wo/kernel                               [L, F, D]
+    encoder/encoder_norm/scale                                 [D]
+    decoder/layers/{pre_self_attention_layer_norm, self_attention, pre_cross_attention_layer_norm,
+                    encoder_decoder_attention, pre_mlp_layer_norm, mlp}/...
+    decoder/decoder_norm/scale                                 [D]
+    decoder/logits_dense/kernel                                [D, V]         (untied heads only)
+
+Sources: Raffel et al. 2020; the T5X network (names, initialisation, order of operations).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Bool, Float, Int
+
+from frozen_jax.lm.base import LanguageModel
+from frozen_jax.lm.layers import (
+    Attention,
+    Dense,
+    Dropout,
+    GatedMLP,
+    RelativePositionBias,
+    RMSNorm,
+    TokenEmbedder,
+    apply_dropout,
+    mask_bias,
+    scan_layers,
+    stack_layers,
+)
+from frozen_jax.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """The shape of a T5.
+
+    Attributes:
+        vocab_size: V, rows of the embedding table (real checkpoints pad it beyond the tokenizer's).
+        emb_dim: D.
+        num_heads: H.
+        head_dim: K; H * K need not be D.
+        mlp_dim: F.
+        num_encoder_layers: L of the encoder.
+        num_decoder_layers: L of the decoder.
+        mlp_activations: ("relu",) for T5 1.0, ("gelu", "linear") for 1.1 and mT5, ("silu", "linear") for UL2.
+        logits_via_embedding: the head is the embedding table, and hidden states are scaled by 1/sqrt(D) (T5 1.0).
+        relative_position_buckets: columns of the position bias.
+        relative_position_max_distance: distances from here on share a bucket.
+        relative_position_bias_per_layer: every layer has its own bias (umT5, scanned `scalable_t5` checkpoints).
+        layer_norm_epsilon: of every norm.
+        decoder_start_id: what the decoder reads first.
+        eos_id: ends a text.
+        pad_id: fills rows up.
+        dtype: of activations; parameters keep their own.
+    """
+
+    vocab_size: int
+    emb_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    logits_via_embedding: bool = False
+    relative_position_buckets: int = 32
+    relative_position_max_distance: int = 128
+    relative_position_bias_per_layer: bool = False
+    layer_norm_epsilon: float = 1e-6
+    decoder_start_id: int = 0
+    eos_id: int = 1
+    pad_id: int = 0
+    dtype: str = "float32"
+
+
+class T5Cache(NamedTuple):
+    """What decoding keeps: self-attention keys and values grow, cross-attention's are computed once an input.
+
+    Attributes:
+        self_keys: [L, R, T, H, K], filled up to `length`.
+        self_values: [L, R, T, H, K].
+        cross_keys: [L, B, S, H, K]; the rows of one input share them.
+        cross_values: [L, B, S, H, K].
+        inputs_mask: [B, S].
+        length: tokens decoded so far.
+    """
+
+    self_keys: Float[Array, "L R T H K"]
+    self_values: Float[Array, "L R T H K"]
+    cross_keys: Float[Array, "L B S H K"]
+    cross_values: Float[Array, "L B S H K"]
+    inputs_mask: Bool[Array, "B S"]
+    length: Int[Array, ""]
+
+    def select_rows(self, rows: Int[Array, " R"]) -> T5Cache:
+        """Returns the cache whose row i is row rows[i] of this one; rows stay with their input."""
+        return self._replace(self_keys=self.self_keys[:, rows], self_values=self.self_values[:, rows])
+
+
+def _attention(config: T5Config, rngs: nnx.Rngs) -> Attention:
+    return Attention(config.emb_dim, config.num_heads, config.head_dim, rngs=rngs)
+
+
+def _norm(config: T5Config) -> RMSNorm:
+    return RMSNorm(config.emb_dim, epsilon=config.layer_norm_epsilon)
+
+
+def _mlp(config: T5Config, rngs: nnx.Rngs) -> GatedMLP:
+    return GatedMLP(config.emb_dim, config.mlp_dim, config.mlp_activations, rngs=rngs)
+
+
+def _relpos_bias(config: T5Config, *, bidirectional: bool, rngs: nnx.Rngs) -> RelativePositionBias:
+    return RelativePositionBias(
+        config.num_heads,
+        config.relative_position_buckets,
+        config.relative_position_max_distance,
+        bidirectional=bidirectional,
+        rngs=rngs,
+    )
+
+
+class EncoderLayer(nnx.Module):
+    """Self-attention and MLP, each behind a norm and beside a residual path."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
+        """Makes one layer."""
+        self.pre_attention_layer_norm = _norm(config)
+        self.attention = _attention(config, rngs)
+        self.pre_mlp_layer_norm = _norm(config)
+        self.mlp = _mlp(config, rngs)
+        if config.relative_position_bias_per_layer:
+            self.relpos_bias = _relpos_bias(config, bidirectional=True, rngs=rngs)
+
+    def __call__(
+        self, hidden: Float[Array, "B S D"], bias: Float[Array, "#B #H S S"], dropout: Dropout | None
+    ) -> Float[Array, "B S D"]:
+        """Runs the layer; `bias` holds positions and mask."""
+        x = self.pre_attention_layer_norm(hidden)
+        x = self.attention.attend(x, *self.attention.keys_values(x), bias, dropout, 0)
+        hidden = hidden + apply_dropout(dropout, x, 1)
+        x = self.mlp(self.pre_mlp_layer_norm(hidden), dropout, 2)
+        return hidden + apply_dropout(dropout, x, 3)
+
+
+class DecoderLayer(nnx.Module):
+    """Causal self-attention, cross-attention and MLP, each behind a norm and beside a residual path."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
+        """Makes one layer."""
+        self.pre_self_attention_layer_norm = _norm(config)
+        self.self_attention = _attention(config, rngs)
+        self.pre_cross_attention_layer_norm = _norm(config)
+        self.encoder_decoder_attention = _attention(config, rngs)
+        self.pre_mlp_layer_norm = _norm(config)
+        self.mlp = _mlp(config, rngs)
+        if config.relative_position_bias_per_layer:
+            self.relpos_bias = _relpos_bias(config, bidirectional=False, rngs=rngs)
+
+    def after_self_attention(
+        self,
+        hidden: Float[Array, "B T D"],
+        cross_keys: Float[Array, "B S H K"],
+        cross_values: Float[Array, "B S H K"],
+        cross_bias: Float[Array, "B 1 1 S"],
+        dropout: Dropout | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Runs cross-attention and MLP: the part that is the same with and without a cache."""
+        x = self.pre_cross_attention_layer_norm(hidden)
+        x = self.encoder_decoder_attention.attend(x, cross_keys, cross_values, cross_bias, dropout, 2)
+        hidden = hidden + apply_dropout(dropout, x, 3)
+        x = self.mlp(self.pre_mlp_layer_norm(hidden), dropout, 4)
+        return hidden + apply_dropout(dropout, x, 5)
+
+    def __call__(
+        self,
+        hidden: Float[Array, "B T D"],
+        encoded: Float[Array, "B S D"],
+        self_bias: Float[Array, "#B #H T T"],
+        cross_bias: Float[Array, "B 1 1 S"],
+        dropout: Dropout | None,
+    ) -> Float[Array, "B T D"]:
+        """Runs the layer on all positions at once."""
+        x = self.pre_self_attention_layer_norm(hidden)
+        x = self.self_attention.attend(x, *self.self_attention.keys_values(x), self_bias, dropout, 0)
+        hidden = hidden + apply_dropout(dropout, x, 1)
+        keys, values = self.encoder_decoder_attention.keys_values(encoded)
+        return self.after_self_attention(hidden, keys, values, cross_bias, dropout)
+
+
+class Encoder(nnx.Module):
+    """The bidirectional stack: embeddings to hidden states."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
+        """Makes the stack."""
+        if not config.relative_position_bias_per_layer:
+            self.relpos_bias = _relpos_bias(config, bidirectional=True, rngs=rngs)
+        self.layers = stack_layers(lambda rngs: EncoderLayer(config, rngs=rngs), config.num_encoder_layers, rngs)
+        self.encoder_norm = _norm(config)
+
+    def __call__(
+        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"], dropout: Dropout | None = None
+    ) -> Float[Array, "B S D"]:
+        """Runs the stack; padding (mask False) is attended to by nothing."""
+        positions = jnp.arange(embeddings.shape[1])
+        padding = mask_bias(mask)[:, None, None, :]
+        shared = None if not hasattr(self, "relpos_bias") else self.relpos_bias(positions, positions) + padding
+
+        def body(layer: EncoderLayer, hidden: Any, dropout: Dropout | None) -> Any:
+            bias = layer.relpos_bias(positions, positions) + padding if shared is None else shared
+            return layer(hidden, bias, dropout)
+
+        hidden = apply_dropout(dropout, embeddings, 100)
+        keys = None if dropout is None else dropout.split(len_layers(self.layers))
+        hidden = self.encoder_norm(scan_layers(self.layers, body, hidden, keys))
+        return apply_dropout(dropout, hidden, 101)
+
+
+class Decoder(nnx.Module):
+    """The causal stack, its cached step, and the head."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
+        """Makes the stack and, unless the head is the embedding table, the head."""
+        if not config.relative_position_bias_per_layer:
+            self.relpos_bias = _relpos_bias(config, bidirectional=False, rngs=rngs)
+        self.layers = stack_layers(lambda rngs: DecoderLayer(config, rngs=rngs), config.num_decoder_layers, rngs)
+        self.decoder_norm = _norm(config)
+        if not config.logits_via_embedding:
+            self.logits_dense = Dense(config.emb_dim, config.vocab_size, rngs=rngs)
+
+    def __call__(
+        self,
+        embeddings: Float[Array, "B T D"],
+        encoded: Float[Array, "B S D"],
+        encoded_mask: Bool[Array, "B S"],
+        dropout: Dropout | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Runs the stack on all positions at once, each seeing those before it."""
+        positions = jnp.arange(embeddings.shape[1])
+        causal = mask_bias(positions[:, None] >= positions[None, :])[None, None]
+        cross_bias = mask_bias(encoded_mask)[:, None, None, :]
+        shared = None if not hasattr(self, "relpos_bias") else self.relpos_bias(positions, positions) + causal
+
+        def body(layer: DecoderLayer, hidden: Any, dropout: Dropout | None) -> Any:
+            bias = layer.relpos_bias(positions, positions) + causal if shared is None else shared
+            return layer(hidden, encoded, bias, cross_bias, dropout)
+
+        hidden = apply_dropout(dropout, embeddings, 200)
+        keys = None if dropout is None else dropout.split(len_layers(self.layers))
+        hidden = self.decoder_norm(scan_layers(self.layers, body, hidden, keys))
+        return apply_dropout(dropout, hidden, 201)
+
+    def start(
+        self, encoded: Float[Array, "B S D"], mask: Bool[Array, "B S"], *, max_length: int, rows_per_input: int
+    ) -> T5Cache:
+        """Computes every layer's cross-attention keys and values, once, and makes room for self-attention's."""
+
+        @nnx.vmap(in_axes=(0, None), out_axes=0)
+        def keys_values(layer: DecoderLayer, encoded: Any) -> Any:
+            return layer.encoder_decoder_attention.keys_values(encoded)
+
+        keys, values = keys_values(self.layers, encoded)
+        layers, batch, _, heads, width = keys.shape
+        empty = jnp.zeros((layers, batch * rows_per_input, max_length, heads, width), keys.dtype)
+        return T5Cache(empty, empty, keys, values, mask, jnp.int32(0))
+
+    def step(self, embeddings: Float[Array, "R D"], cache: T5Cache) -> tuple[Float[Array, "R D"], T5Cache]:
+        """Runs the stack on one more position of every row."""
+        positions = jnp.arange(cache.self_keys.shape[2])
+        here, seen = cache.length[None], mask_bias(positions <= cache.length)[None, None, None]
+        cross_bias = mask_bias(cache.inputs_mask)[:, None, None, :]
+        shared = None if not hasattr(self, "relpos_bias") else self.relpos_bias(here, positions) + seen
+
+        def body(layer: DecoderLayer, carry: Any, x: Any) -> Any:
+            hidden, all_keys, all_values = carry
+            index, cross_keys, cross_values = x
+            bias = layer.relpos_bias(here, positions) + seen if shared is None else shared
+            normed = layer.pre_self_attention_layer_norm(hidden)
+            keys, values = layer.self_attention.keys_values(normed)
+            at = (index, 0, cache.length, 0, 0)
+            all_keys = jax.lax.dynamic_update_slice(all_keys, keys[None], at)
+            all_values = jax.lax.dynamic_update_slice(all_values, values[None], at)
+            hidden = hidden + layer.self_attention.attend(normed, all_keys[index], all_values[index], bias)
+            # The rows of one input stand side by side as queries of one cross-attention: its keys are held once.
+            grouped = hidden.reshape(cross_keys.shape[0], -1, hidden.shape[-1])
+            grouped = layer.after_self_attention(grouped, cross_keys, cross_values, cross_bias)
+            return grouped.reshape(hidden.shape), all_keys, all_values
+
+        xs = (jnp.arange(len_layers(self.layers)), cache.cross_keys, cache.cross_values)
+        carry = (embeddings[:, None], cache.self_keys, cache.self_values)
+        hidden, keys, values = scan_layers(self.layers, body, carry, xs)
+        cache = cache._replace(self_keys=keys, self_values=values, length=cache.length + 1)
+        return self.decoder_norm(hidden)[:, 0], cache
+
+
+def len_layers(layers: Any) -> int:
+    """Returns L of stacked layers."""
+    return jax.tree.leaves(nnx.state(layers))[0].shape[0]
+
+
+class T5(LanguageModel):
+    """A T5 behind the seam; `load_lm` fills one with real weights.
+
+    Attributes:
+        config: its shape.
+        name: where it came from, for messages.
+        fingerprint: hash of the source's parameters; "" for one that was not loaded.
+    """
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs, name: str = "random T5", fingerprint: str = "") -> None:
+        """Makes a T5 with random weights, initialised as T5X does."""
+        self.config, self.name, self.fingerprint = config, name, fingerprint
+        self.eos_id, self.pad_id = config.eos_id, config.pad_id
+        self.token_embedder = TokenEmbedder(config.vocab_size, config.emb_dim, rngs=rngs)
+        self.encoder = Encoder(config, rngs=rngs)
+        self.decoder = Decoder(config, rngs=rngs)
+
+    def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
+        """Returns the embeddings of tokens, in the compute dtype."""
+        return self.token_embedder(tokens, self.config.dtype)
+
+    def shift_right(self, targets: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Puts the start token's embedding first and drops the last: what the decoder reads to predict targets."""
+        start = self.embed(jnp.full((targets.shape[0], 1), self.config.decoder_start_id, jnp.int32))
+        return jnp.concatenate([start, targets[:, :-1].astype(start.dtype)], axis=1)
+
+    def hidden_states(
+        self,
+        inputs: Float[Array, "B S D"],
+        inputs_mask: Bool[Array, "B S"],
+        targets: Float[Array, "B T D"],
+        dropout: Dropout | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Runs encoder and decoder; see `LanguageModel.hidden_states`."""
+        encoded = self.encoder(inputs, inputs_mask, dropout)
+        return self.decoder(self.shift_right(targets), encoded, inputs_mask, dropout)
+
+    def prefill(
+        self, inputs: Float[Array, "B S D"], inputs_mask: Bool[Array, "B S"], *, max_length: int, rows_per_input: int = 1
+    ) -> tuple[Float[Array, "R D"], T5Cache]:
+        """Runs the encoder and the decoder's start token; see `LanguageModel.prefill`."""
+        encoded = self.encoder(inputs, inputs_mask)
+        # One more position than tokens: the start token takes one.
+        cache = self.decoder.start(encoded, inputs_mask, max_length=max_length + 1, rows_per_input=rows_per_input)
+        start = jnp.full((inputs.shape[0] * rows_per_input,), self.config.decoder_start_id, jnp.int32)
+        return self.decoder.step(self.embed(start), cache)
+
+    def decode_step(self, embeddings: Float[Array, "R D"], cache: T5Cache) -> tuple[Float[Array, "R D"], T5Cache]:
+        """Runs the decoder on one more token a row; see `LanguageModel.decode_step`."""
+        return self.decoder.step(embeddings, cache)
+
+    def unembed(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+        """Returns float32 logits from the head, or from the scaled hidden states and the embedding table."""
+        if self.config.logits_via_embedding:
+            hidden = hidden * self.config.emb_dim**-0.5
+            kernel = self.token_embedder.embedding[...].T
+        else:
+            kernel = self.decoder.logits_dense.kernel[...]
+        return jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)

@@ -1,0 +1,123 @@
+"""Where the figures of a run go: a progress bar in a terminal, JSON lines and TensorBoard in the run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+
+import jax
+from etils import epath
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+_FLUSH_SECONDS = 10
+
+
+class MetricWriter:
+    """Writes metrics of training and evaluation.
+
+    `metrics.jsonl` holds one object a line, with `step` and `kind` ("train" or "eval"). A resumed run first drops the lines
+    of steps that will be done again, so that the file reads like that of a run that was never killed.
+
+    Attributes:
+        directory: the run's folder.
+    """
+
+    def __init__(self, directory: epath.PathLike, *, first_step: int = 0, log_period: int = 10) -> None:
+        """Opens the files.
+
+        Args:
+            directory: the run's folder, local or gs://; it is made.
+            first_step: the step at which this run starts or resumes.
+            log_period: training steps a line; speeds are means over them.
+        """
+        self.directory = epath.Path(directory)
+        self.log_period = log_period
+        self._file = self.directory / "metrics.jsonl"
+        self._lines: list[str] = []
+        self._primary = jax.process_index() == 0
+        if self._primary:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._lines = _lines_before(self._file, first_step)
+            self._board = SummaryWriter(str(self.directory / "tensorboard"), purge_step=first_step)
+        self._bar: tqdm | None = None
+        self._since = time.perf_counter()
+        self._flushed = self._since
+        self._steps, self._examples, self._real, self._all = 0, 0, 0.0, 0
+
+    @contextlib.contextmanager
+    def progress(self, first: int, last: int) -> Iterator[None]:
+        """Shows a progress bar, if someone is watching, and closes the files at the end."""
+        quiet = not (self._primary and sys.stderr.isatty())
+        with tqdm(initial=first, total=last, unit="step", disable=quiet) as self._bar:
+            self._since = time.perf_counter()
+            try:
+                yield
+            finally:
+                self.flush()
+                if self._primary:
+                    self._board.close()
+
+    def step(self, index: int, metrics: Mapping[str, float], *, examples: int, tokens: int) -> None:
+        """Takes the metrics of one training step.
+
+        Args:
+            index: the step.
+            metrics: as `training.check_finite` returns them.
+            examples: rows of the global batch.
+            tokens: token positions of the global batch, padding included.
+        """
+        self._steps += 1
+        self._examples += examples
+        self._real += metrics["real_tokens"]
+        self._all += tokens
+        if self._bar is not None:
+            self._bar.update()
+            self._bar.set_postfix(loss=f"{metrics['loss']:.3f}", accuracy=f"{metrics['accuracy']:.3f}")
+        if (index + 1) % self.log_period == 0:
+            self._write("train", index + 1, {**metrics, **self._speed()})
+
+    def _speed(self) -> dict[str, float]:
+        now = time.perf_counter()
+        seconds = now - self._since
+        speed = {
+            "seconds_per_step": seconds / self._steps,
+            "examples_per_second": self._examples / seconds,
+            "real_tokens_per_second": self._real / seconds,
+            "padding_tokens_per_second": (self._all - self._real) / seconds,
+        }
+        self._since, self._steps, self._examples, self._real, self._all = now, 0, 0, 0.0, 0
+        return speed
+
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics of an evaluation after `step` steps; its time does not count as training."""
+        self._write("eval", step, metrics)
+        self._since = time.perf_counter()
+
+    def _write(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
+        if not self._primary:
+            return
+        self._lines.append(json.dumps({"kind": kind, "step": step, **metrics}))
+        for name, value in metrics.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+        if time.perf_counter() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the lines; before every checkpoint, so that a resumed run misses none."""
+        self._flushed = time.perf_counter()
+        if self._primary:  # whole, since object stores cannot append
+            self._file.write_text("".join(line + "\n" for line in self._lines))
+
+
+def _lines_before(file: epath.Path, step: int) -> list[str]:
+    """The lines of an earlier run up to `step`; a last line cut short by a kill is dropped."""
+    lines = []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        with contextlib.suppress(ValueError):
+            if json.loads(line)["step"] <= step:
+                lines.append(line)
+    return lines

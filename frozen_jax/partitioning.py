@@ -1,0 +1,133 @@
+"""The mesh, and where every array lives on it.
+
+Parameters have T5X's logical axes, declared once, in `LOGICAL_AXES`; a table of rules maps logical axes to the mesh axes
+('data', 'model'). Nothing else in the project names a mesh axis.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import gin
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from frozen_jax.errors import UserError
+
+LOGICAL_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r".*token_embedder/embedding", ("vocab", "embed")),
+    (r".*relpos_bias/rel_embedding", ("heads", "relpos_buckets")),
+    (r".*attention/(query|key|value)/kernel", ("embed", "joined_kv")),
+    (r".*attention/out/kernel", ("joined_kv", "embed")),
+    (r".*mlp/wi(_\d)?/kernel", ("embed", "mlp")),
+    (r".*mlp/wo/kernel", ("mlp", "embed")),
+    (r".*logits_dense/kernel", ("embed", "vocab")),
+    (r".*norm/scale", ("embed",)),
+    (r".*prompt", ("length", "embed")),
+)
+"""Parameter path → logical axes. A path through `layers/` has the axis `layers` in front."""
+
+STANDARD_RULES: tuple[tuple[str, str | None], ...] = (
+    ("batch", "data"),
+    ("vocab", "model"),
+    ("mlp", "model"),
+    ("heads", "model"),
+    ("joined_kv", "model"),
+    ("embed", None),
+    ("relpos_buckets", None),
+    ("length", None),
+    ("layers", None),
+)
+"""T5X's standard rules: activations over `data`, the wide axes of parameters over `model`."""
+
+TWO_DIMENSIONAL_RULES: tuple[tuple[str, str | None], ...] = (("embed", "data"), *STANDARD_RULES)
+"""Also splits the width of parameters over `data` (T5X's 2-D parameter partitioning): less memory, more collectives."""
+
+RULE_SETS = {"standard": STANDARD_RULES, "2d": TWO_DIMENSIONAL_RULES}
+
+
+@gin.configurable
+def make_mesh(data: int = -1, model: int = 1) -> Mesh:
+    """Makes the mesh of all devices, axes ('data', 'model').
+
+    Args:
+        data: how many ways batches are split; -1 takes what `model` leaves.
+        model: how many ways parameters are split.
+
+    Raises:
+        UserError: if data * model is not the number of devices.
+    """
+    devices = len(jax.devices())
+    data = devices // model if data == -1 else data
+    if data * model != devices:
+        raise UserError(f"mesh {data}x{model} (data x model) needs {data * model} devices; there are {devices}")
+    return jax.make_mesh((data, model), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+
+def logical_axes(path: str, rank: int) -> tuple[str, ...]:
+    """Returns the logical axes of the parameter at `path`.
+
+    Raises:
+        UserError: if `LOGICAL_AXES` does not know it, or knows it with another number of axes.
+    """
+    for pattern, axes in LOGICAL_AXES:
+        if re.fullmatch(pattern, path):
+            axes = ("layers", *axes) if "/layers/" in path else axes
+            if len(axes) == rank:
+                return axes
+            raise UserError(f"parameter {path!r} has {rank} axes; LOGICAL_AXES in partitioning.py says {axes}")
+    raise UserError(f"parameter {path!r} has no entry in LOGICAL_AXES of partitioning.py; add its logical axes there")
+
+
+@gin.configurable(denylist=["path", "shape", "mesh"])
+def sharding_for(path: str, shape: Sequence[int], mesh: Mesh, rules: str = "standard") -> NamedSharding:
+    """Returns where the parameter at `path` lives.
+
+    An axis that the mesh does not divide (6 heads over 4 devices) stays whole; so does a second axis that would claim the
+    same mesh axis.
+
+    Args:
+        path: slash-joined path in the model.
+        shape: its shape.
+        mesh: axes ('data', 'model').
+        rules: "standard" or "2d".
+    """
+    if rules not in RULE_SETS:
+        raise UserError(f"partitioning rules {rules!r} are not known; choose from {sorted(RULE_SETS)}")
+    table = {}
+    for axis, mesh_axis in RULE_SETS[rules]:
+        table.setdefault(axis, mesh_axis)
+    spec: list[str | None] = []
+    for axis, size in zip(logical_axes(path, len(shape)), shape, strict=True):
+        mesh_axis = table[axis]
+        fits = mesh_axis is not None and size % mesh.shape[mesh_axis] == 0 and mesh_axis not in spec
+        spec.append(mesh_axis if fits else None)
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of a batch: rows over `data`."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises UserError if rows cannot be split evenly over the mesh."""
+    ways = mesh.shape["data"]
+    if batch_size % ways:
+        raise UserError(
+            f"batch size {batch_size} is not divisible by the mesh's data axis of {ways}; "
+            f"use {max(1, batch_size // ways) * ways} or {(batch_size // ways + 1) * ways}"
+        )
+
+
+def put_batch(batch: object, mesh: Mesh) -> object:
+    """Puts this process's rows of a batch (a pytree of numpy arrays) onto the mesh as one global batch."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)

@@ -1,0 +1,37 @@
+"""The glossary: what the letters of array dimensions mean, the array aliases, and `Batch`.
+
+Used in every docstring, annotation and variable suffix (`embeddings_BSD`):
+
+    B batch            S source length    T target length    P prompt length
+    D model width      V vocabulary       H heads            K head width
+    F MLP width        L layers           N passages         C candidates
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Array = jax.Array | np.ndarray
+
+
+class Batch(NamedTuple):
+    """One batch of examples, padded on the right.
+
+    Masks and weights say what is real, never the token ids: token 0 is a real token in some vocabularies. A row that only
+    fills up the last batch of a split has an all-False mask and all-zero weights.
+
+    Attributes:
+        inputs: [B, S] token ids, end-of-sequence token included.
+        inputs_mask: [B, S] True at real input tokens.
+        targets: [B, T] token ids to predict, end-of-sequence token included, not yet shifted.
+        targets_weights: [B, T] weight of each target token in the loss; 0 at padding.
+    """
+
+    inputs: Int[Array, "B S"]
+    inputs_mask: Bool[Array, "B S"]
+    targets: Int[Array, "B T"]
+    targets_weights: Float[Array, "B T"]

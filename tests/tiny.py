@@ -1,0 +1,62 @@
+"""A tiny T5 and tiny batches for the tests of everything that stands around a frozen LM."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+from flax import nnx
+
+from frozen_jax.lm.t5 import T5, T5Config
+from frozen_jax.methods.base import Method
+from frozen_jax.methods.fine_tuning import FineTuning
+from frozen_jax.methods.prompt_tuning import PromptTuning, sampled_vocabulary
+from frozen_jax.types import Batch
+
+CONFIG = T5Config(
+    vocab_size=96,
+    emb_dim=16,
+    num_heads=4,
+    head_dim=8,
+    mlp_dim=32,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+)
+
+
+def t5(seed: int = 0, **changes: object) -> T5:
+    config = dataclasses.replace(CONFIG, **changes)
+    return T5(config, rngs=nnx.Rngs(seed), name=f"tiny-{seed}", fingerprint=f"fingerprint of tiny-{seed}")
+
+
+def prompt_tuning(lm: T5 | None = None, length: int = 5, seed: int = 0) -> PromptTuning:
+    initializer = functools.partial(sampled_vocabulary, most_common=90)
+    return PromptTuning(lm or t5(), length=length, initializer=initializer, seed=seed)
+
+
+METHODS = {"prompt_tuning": prompt_tuning, "fine_tuning": lambda: FineTuning(t5())}
+
+
+def method(name: str) -> Method:
+    return METHODS[name]()
+
+
+def mesh(data: int, model: int) -> jax.sharding.Mesh:
+    """A mesh of the first devices, however many there are."""
+    devices = np.array(jax.devices()[: data * model]).reshape(data, model)
+    return jax.sharding.Mesh(devices, ("data", "model"))
+
+
+def batch(rows: int = 16, inputs: int = 12, targets: int = 3, seed: int = 0) -> Batch:
+    """Random rows of random lengths; what is to be predicted is the first input token, so that it can be learnt."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, inputs + 1, rows)
+    mask = np.arange(inputs)[None] < lengths[:, None]
+    tokens = np.where(mask, rng.integers(2, 90, (rows, inputs)), 0).astype(np.int32)
+    answers = np.ones((rows, targets), np.int32)
+    answers[:, 0] = 2 + tokens[:, 0] % 4
+    weights = np.ones((rows, targets), np.float32)
+    weights[:, 2:] = 0
+    return Batch(tokens, mask, answers, weights)
