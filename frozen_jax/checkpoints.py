@@ -3,10 +3,10 @@
     MODEL_DIR/checkpoints/STEP/     the latest states, to resume from
     MODEL_DIR/best/STEP/            the state with the best validation metric, to use
         state/                      orbax: trained parameters, optimizer state, step (= data position)
-        description/metadata        JSON: format, method, LM name and fingerprint, seed, gin config, parameter shapes
+        description/metadata        JSON: method, LM name and fingerprint, seed, gin config, parameter shapes
 
-Orbax writes a step into a temporary folder and renames it when it is whole, so a kill or a full disk costs the step that was
-being saved and no other.
+Orbax writes a step into a temporary folder and renames it when it is whole, so a kill or a full disk costs the step
+that was being saved and no other.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def describe(method: nnx.Module, trained: Mapping[str, Any], *, seed: int, gin_c
 def frozen_lms(method: nnx.Module) -> dict[str, dict[str, str]]:
     """Returns path → name and fingerprint of every LM inside a method; of the LM itself, under the path ""."""
     return {
-        "/".join(map(str, path)): {"name": module.name, "fingerprint": module.fingerprint}
+        "/".join(map(str, path)): {key: vars(module)[key] for key in ("name", "fingerprint")}
         for path, module in nnx.iter_modules(method)
         if hasattr(module, "fingerprint")
     }
@@ -60,7 +60,12 @@ class Checkpointer:
     """
 
     def __init__(
-        self, directory: epath.PathLike, description: Mapping[str, Any], *, best_metric: str | None = None, keep: int = 2
+        self,
+        directory: epath.PathLike,
+        description: Mapping[str, Any],
+        *,
+        best_metric: str | None = None,
+        keep: int = 2,
     ) -> None:
         """Opens the run's folder, or makes it.
 
@@ -90,7 +95,9 @@ class Checkpointer:
         _check_same(self.directory, found, self._description)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         with _errors_named(self.directory / _LATEST / str(step)):
-            return self._latest.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+            return self._latest.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))[
+                "state"
+            ]
 
     def save(self, step: int, state: Any) -> None:
         """Begins to save the state after `step` steps."""
@@ -103,17 +110,17 @@ class Checkpointer:
         Raises:
             UserError: if the metrics lack the one to choose by.
         """
-        if self._best is None:
+        if self._best is None or self._best_metric is None:
             return
         if self._best_metric not in metrics:
             raise UserError(f"best metric {self._best_metric!r} is not among those measured: {sorted(metrics)}")
         with _errors_named(self.directory / _BEST):
-            self._best.save(step, args=self._args(state), metrics={self._best_metric: float(metrics[self._best_metric])})
+            self._best.save(
+                step, args=self._args(state), metrics={self._best_metric: float(metrics[self._best_metric])}
+            )
 
     def _args(self, state: Any) -> ocp.args.Composite:
-        return ocp.args.Composite(
-            state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(self._description)
-        )
+        return ocp.args.Composite(state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(self._description))
 
     def wait(self) -> None:
         """Returns when everything begun has been saved."""
@@ -136,7 +143,9 @@ def _errors_named(directory: epath.Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0][:300]
-        raise UserError(f"checkpoint {directory}: {type(error).__name__}: {reason}; earlier ones are untouched") from error
+        raise UserError(
+            f"checkpoint {directory}: {type(error).__name__}: {reason}; earlier ones are untouched"
+        ) from error
 
 
 def read_description(checkpoint: epath.PathLike) -> dict[str, Any]:
@@ -165,7 +174,9 @@ def find(path: epath.PathLike) -> epath.Path:
         steps = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
         if steps:
             return max(steps, key=lambda p: int(p.name))
-    raise UserError(f"{path}: no module checkpoint there; give a run's MODEL_DIR or one of its checkpoints/STEP folders")
+    raise UserError(
+        f"{path}: no module checkpoint there; give a run's MODEL_DIR or one of its checkpoints/STEP folders"
+    )
 
 
 def load_trained(path: epath.PathLike, model: nnx.Module) -> dict[str, Shaped[np.ndarray, "..."]]:
@@ -217,7 +228,9 @@ def _check_same(directory: epath.Path, found: Mapping[str, Any], wanted: Mapping
     _check_lms(directory, found["frozen_lms"], wanted["frozen_lms"])
     for key, what in (("method", "method"), ("seed", "seed"), ("trained", "trained parameters")):
         if found[key] != wanted[key]:
-            raise UserError(f"{directory}: holds a run with {what} {found[key]}, not {wanted[key]}; use another MODEL_DIR")
+            raise UserError(
+                f"{directory}: holds a run with {what} {found[key]}, not {wanted[key]}; use another MODEL_DIR"
+            )
 
 
 def _check_lms(path: epath.Path, found: Mapping[str, Any], held: Mapping[str, Any]) -> None:
@@ -227,5 +240,6 @@ def _check_lms(path: epath.Path, found: Mapping[str, Any], held: Mapping[str, An
         if lm["fingerprint"] not in prints:
             names = " and ".join(f"{other['name']!r} ({other['fingerprint'][:12]})" for other in held.values())
             raise UserError(
-                f"{path}: trained beside the LM {lm['name']!r} ({lm['fingerprint'][:12]}), not beside {names}; load that LM"
+                f"{path}: trained beside the LM {lm['name']!r} ({lm['fingerprint'][:12]}), not beside {names}; "
+                "load that LM"
             )

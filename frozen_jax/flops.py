@@ -1,8 +1,9 @@
 """Counts the matrix-product FLOPs of a compiled function, every loop weighted by its trip count.
 
-XLA's own `cost_analysis` counts the body of a loop once, so a scanned model of 24 layers and one of 12 come out the same.
-Here the optimised HLO is read: 2 * (size of the result) * (size of the contracted axes) for every `dot`, multiplied along
-the calls and the loops that lead to it. Element-wise work is left out: it is memory, not matrix units, that it waits for.
+XLA's own `cost_analysis` counts the body of a loop once, so a scanned model of 24 layers and one of 12 come out the
+same. Here the optimised HLO is read: 2 * (size of the result) * (size of the contracted axes) for every `dot`,
+multiplied along the calls and the loops that lead to it. Element-wise work is left out: it is memory, not matrix units,
+that it waits for.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     mask          {"prompt": True, "lm/encoder/layers/mlp/wo/kernel": False, ...}     an optax mask
     split         model → graphdef, trained {"prompt": ...}, frozen {"lm/...": ...}
 
-What is differentiated, what the optimizer sees and what a checkpoint holds is the `trained` dictionary and nothing else, so a
-frozen weight has no gradient, no optimizer state and no place in a checkpoint.
+What is differentiated, what the optimizer sees and what a checkpoint holds is the `trained` dictionary and nothing
+else, so a frozen weight has no gradient, no optimizer state and no place in a checkpoint.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Mask = dict[str, bool]  # the same keys → trained?
 
 
 def parameter_paths(model: nnx.Module) -> dict[str, list[str]]:
-    """Returns {the path under which NNX holds a parameter: every path that leads to it}, of shared modules all of them."""
+    """Returns {the path under which NNX holds a parameter: every path that leads to it}."""
     names: dict[int, list[str]] = {}
     _collect(model, (), names, set())
     canonical = nnx.to_flat_state(nnx.state(model))
@@ -67,7 +67,8 @@ def trainable_mask(model: nnx.Module, rules: Rules) -> Mask:
 
     Args:
         model: a method around a frozen LM.
-        rules: (regular expression, "train" or "freeze"); the first that matches the whole of any path of a parameter decides.
+        rules: (regular expression, "train" or "freeze"); the first that matches the whole of any path of a parameter
+            decides.
 
     Raises:
         UserError: if a rule decides nothing, or no rule covers a parameter, or a decision is neither word.

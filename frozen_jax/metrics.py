@@ -19,8 +19,8 @@ _FLUSH_SECONDS = 10
 class MetricWriter:
     """Writes metrics of training and evaluation.
 
-    `metrics.jsonl` holds one object a line, with `step` and `kind` ("train" or "eval"). A resumed run first drops the lines
-    of steps that will be done again, so that the file reads like that of a run that was never killed.
+    `metrics.jsonl` holds one object a line, with `step` and `kind` ("train" or "eval"). A resumed run first drops the
+    lines of steps that will be done again, so that the file reads like that of a run that was never killed.
 
     Attributes:
         directory: the run's folder.

@@ -1,7 +1,7 @@
 """The mesh, and where every array lives on it.
 
-Parameters have T5X's logical axes, declared once, in `LOGICAL_AXES`; a table of rules maps logical axes to the mesh axes
-('data', 'model'). Nothing else in the project names a mesh axis.
+Parameters have T5X's logical axes, declared once, in `LOGICAL_AXES`; a table of rules maps logical axes to the mesh
+axes ('data', 'model'). Nothing else in the project names a mesh axis.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from frozen_jax.errors import UserError
+from frozen_jax.types import Batch
 
 LOGICAL_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r".*token_embedder/embedding", ("vocab", "embed")),
@@ -85,8 +86,8 @@ def logical_axes(path: str, rank: int) -> tuple[str, ...]:
 def sharding_for(path: str, shape: Sequence[int], mesh: Mesh, rules: str = "standard") -> NamedSharding:
     """Returns where the parameter at `path` lives.
 
-    An axis that the mesh does not divide (6 heads over 4 devices) stays whole; so does a second axis that would claim the
-    same mesh axis.
+    An axis that the mesh does not divide (6 heads over 4 devices) stays whole; so does a second axis that would claim
+    the same mesh axis.
 
     Args:
         path: slash-joined path in the model.
@@ -117,17 +118,18 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError if rows cannot be split evenly over the mesh."""
-    ways = mesh.shape["data"]
+def check_batch_size(batch_size: int, mesh: Mesh, accumulation_steps: int = 1) -> None:
+    """Raises UserError if the rows of a batch cannot be split evenly over the mesh and the microbatches."""
+    ways = mesh.shape["data"] * accumulation_steps
     if batch_size % ways:
+        below, above = max(1, batch_size // ways) * ways, (batch_size // ways + 1) * ways
         raise UserError(
-            f"batch size {batch_size} is not divisible by the mesh's data axis of {ways}; "
-            f"use {max(1, batch_size // ways) * ways} or {(batch_size // ways + 1) * ways}"
+            f"batch size {batch_size} is not divisible by {ways} (data axis of the mesh {mesh.shape['data']} x "
+            f"{accumulation_steps} microbatches); use {below} or {above}"
         )
 
 
-def put_batch(batch: object, mesh: Mesh) -> object:
-    """Puts this process's rows of a batch (a pytree of numpy arrays) onto the mesh as one global batch."""
+def put_batch(batch: Batch, mesh: Mesh) -> Batch:
+    """Puts this process's rows of a batch onto the mesh as one global batch."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)

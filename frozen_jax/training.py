@@ -1,7 +1,7 @@
 """Training: the state, the step and the loop. No method needs a fork of any of them.
 
-The step is a pure function of (state, frozen parameters, batch). Only `state.trained` is differentiated and updated; the
-frozen parameters are an argument that goes in and never comes out. Batch k is trained on at step k, so the step is
+The step is a pure function of (state, frozen parameters, batch). Only `state.trained` is differentiated and updated;
+the frozen parameters are an argument that goes in and never comes out. Batch k is trained on at step k, so the step is
 also the data position: one integer.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from frozen_jax import freezing, partitioning
@@ -81,7 +81,10 @@ def start(
     if not trained:
         raise UserError("the freezing rules train nothing; let one of them say 'train'")
     trained, frozen = (
-        {path: jax.device_put(array, partitioning.sharding_for(path, array.shape, mesh)) for path, array in tree.items()}
+        {
+            path: jax.device_put(array, partitioning.sharding_for(path, array.shape, mesh))
+            for path, array in tree.items()
+        }
         for tree in (trained, frozen)
     )
     shardings = opt_state_shardings(jax.eval_shape(optimizer.init, trained), trained, mesh)
@@ -91,13 +94,14 @@ def start(
 
 
 def opt_state_shardings(opt_state: Any, trained: freezing.Parameters, mesh: Mesh) -> Any:
-    """Returns where the optimizer's state lives: what has a parameter's path and shape lives with it, the rest everywhere."""
+    """Returns where the optimizer's state lives: with the parameter whose path and shape it has, else everywhere."""
 
-    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.sharding.Sharding:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
         parameter = trained.get(names[-1]) if names else None
-        same = parameter is not None and parameter.shape == leaf.shape
-        return parameter.sharding if same else partitioning.replicated(mesh)
+        if parameter is not None and parameter.shape == leaf.shape:
+            return parameter.sharding
+        return partitioning.replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(place, opt_state)
 
@@ -132,7 +136,7 @@ def loss_sum(
 
 
 def microbatches(batch: Batch, count: int) -> Batch:
-    """Returns the batch with a leading axis of `count` microbatches; each takes every count-th row, so all shards share it."""
+    """Returns the batch with a leading axis of `count` microbatches, each of every count-th row, so of all shards."""
     return jax.tree.map(lambda rows: rows.reshape(-1, count, *rows.shape[1:]).swapaxes(0, 1), batch)
 
 
@@ -212,7 +216,7 @@ def fit(
         profile_steps: how many steps to trace, from the third of this run on; 0 none.
 
     Raises:
-        UserError: if the loss or a gradient is not finite: the step and its batch are named, and nothing is saved of it.
+        UserError: if the loss or a gradient is not finite: names the step and its batch, and saves nothing of it.
     """
     first = int(state.step)
     profiler = contextlib.ExitStack()

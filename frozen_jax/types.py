@@ -21,8 +21,8 @@ Array = jax.Array | np.ndarray
 class Batch(NamedTuple):
     """One batch of examples, padded on the right.
 
-    Masks and weights say what is real, never the token ids: token 0 is a real token in some vocabularies. A row that only
-    fills up the last batch of a split has an all-False mask and all-zero weights.
+    Masks and weights say what is real, never the token ids: token 0 is a real token in some vocabularies. A row that
+    only fills up the last batch of a split has an all-False mask and all-zero weights.
 
     Attributes:
         inputs: [B, S] token ids, end-of-sequence token included.

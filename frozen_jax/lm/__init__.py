@@ -1,0 +1,1 @@
+"""The frozen language models, and nothing that trains."""

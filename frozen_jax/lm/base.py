@@ -71,7 +71,12 @@ class LanguageModel(nnx.Module):
 
     @abc.abstractmethod
     def prefill(
-        self, inputs: Float[Array, "B S D"], inputs_mask: Bool[Array, "B S"], *, max_length: int, rows_per_input: int = 1
+        self,
+        inputs: Float[Array, "B S D"],
+        inputs_mask: Bool[Array, "B S"],
+        *,
+        max_length: int,
+        rows_per_input: int = 1,
     ) -> tuple[Float[Array, "R D"], Any]:
         """Reads the inputs once and returns the hidden state that predicts the first target, and the cache.
 
@@ -166,9 +171,7 @@ class LanguageModel(nnx.Module):
         """
         if max_length < 1 or num_beams < 1:
             raise UserError(f"generate: max_length is {max_length} and num_beams {num_beams}; both must be at least 1")
-        search = functools.partial(
-            _generate, max_length=max_length, num_beams=num_beams, length_penalty=length_penalty
-        )
+        search = functools.partial(_generate, max_length=max_length, num_beams=num_beams, length_penalty=length_penalty)
         mask = _mask(inputs, inputs_lengths, self.pad_id)
         return _run(_Static(search), *nnx.split(self), jnp.asarray(inputs), mask)
 

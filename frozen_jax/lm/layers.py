@@ -1,5 +1,7 @@
-"""The parts that frozen transformers are made of. All of them keep parameters in whatever dtype they were loaded in and
-compute in the dtype of their input; norms and softmax are computed in float32.
+"""The parts that frozen transformers are made of.
+
+All of them keep parameters in whatever dtype they were loaded in and compute in the dtype of their input; norms and
+softmax are computed in float32.
 
 Parameter names and shapes are T5X's (`kernel` is [in, out], attention heads are joined: [D, H*K]).
 """
@@ -128,9 +130,7 @@ class Attention(nnx.Module):
     def _split(self, x: Float[Array, "B length HK"]) -> Float[Array, "B length H K"]:
         return x.reshape(*x.shape[:-1], self.heads, -1)
 
-    def keys_values(
-        self, x: Float[Array, "B S D"]
-    ) -> tuple[Float[Array, "B S H K"], Float[Array, "B S H K"]]:
+    def keys_values(self, x: Float[Array, "B S D"]) -> tuple[Float[Array, "B S H K"], Float[Array, "B S H K"]]:
         """Returns what `attend` reads: computed once for an encoder's output, grown step by step in self-attention."""
         return self._split(self.key(x)), self._split(self.value(x))
 
@@ -165,16 +165,12 @@ class TokenEmbedder(nnx.Module):
 class RelativePositionBias(nnx.Module):
     """T5's learned bias of attention scores by bucket of relative position."""
 
-    def __init__(
-        self, heads: int, buckets: int, max_distance: int, *, bidirectional: bool, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, heads: int, buckets: int, max_distance: int, *, bidirectional: bool, rngs: nnx.Rngs) -> None:
         """Makes the table [H, buckets]."""
         self.max_distance, self.bidirectional = max_distance, bidirectional
         self.rel_embedding = nnx.Param(jax.random.normal(rngs.params(), (heads, buckets)))
 
-    def __call__(
-        self, query_positions: Int[Array, " Q"], key_positions: Int[Array, " S"]
-    ) -> Float[Array, "1 H Q S"]:
+    def __call__(self, query_positions: Int[Array, " Q"], key_positions: Int[Array, " S"]) -> Float[Array, "1 H Q S"]:
         """Returns the bias in float32."""
         table = self.rel_embedding[...]
         distance = jnp.asarray(key_positions)[None, :] - jnp.asarray(query_positions)[:, None]

@@ -351,7 +351,12 @@ class T5(LanguageModel):
         return self.decoder(self.shift_right(targets), encoded, inputs_mask, dropout)
 
     def prefill(
-        self, inputs: Float[Array, "B S D"], inputs_mask: Bool[Array, "B S"], *, max_length: int, rows_per_input: int = 1
+        self,
+        inputs: Float[Array, "B S D"],
+        inputs_mask: Bool[Array, "B S"],
+        *,
+        max_length: int,
+        rows_per_input: int = 1,
     ) -> tuple[Float[Array, "R D"], T5Cache]:
         """Runs the encoder and the decoder's start token; see `LanguageModel.prefill`."""
         encoded = self.encoder(inputs, inputs_mask)

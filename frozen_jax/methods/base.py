@@ -3,9 +3,9 @@
     text x ──prepare──▶ text x' ──tokens──▶ [before] ──▶ frozen LM ──[between]──▶ frozen LM ──▶ y
              on hosts                        on device, differentiable
 
-A method overrides `prepare`, or the calls of the seam that it changes, or both; what it does not override goes straight to
-the LM. What stands before the LM overrides `read`; what stands between two passes overrides `hidden_states`, `prefill`
-and `decode_step`.
+A method overrides `prepare`, or the calls of the seam that it changes, or both; what it does not override goes straight
+to the LM. What stands before the LM overrides `read`; what stands between two passes overrides `hidden_states`,
+`prefill` and `decode_step`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,12 @@ class Method(LanguageModel):
         return self.lm.hidden_states(inputs, inputs_mask, targets, dropout)
 
     def prefill(
-        self, inputs: Float[Array, "B S D"], inputs_mask: Bool[Array, "B S"], *, max_length: int, rows_per_input: int = 1
+        self,
+        inputs: Float[Array, "B S D"],
+        inputs_mask: Bool[Array, "B S"],
+        *,
+        max_length: int,
+        rows_per_input: int = 1,
     ) -> tuple[Float[Array, "R D"], Any]:
         """Lets the LM read the inputs."""
         return self.lm.prefill(inputs, inputs_mask, max_length=max_length, rows_per_input=rows_per_input)

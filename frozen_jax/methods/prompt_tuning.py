@@ -30,9 +30,7 @@ Initializer = Callable[[LanguageModel, int, PRNGKeyArray], Float[Array, "P D"]]
 
 
 @gin.configurable
-def random_uniform(
-    lm: LanguageModel, length: int, key: PRNGKeyArray, scale: float = 0.5
-) -> Float[Array, "P D"]:
+def random_uniform(lm: LanguageModel, length: int, key: PRNGKeyArray, scale: float = 0.5) -> Float[Array, "P D"]:
     """Draws every number from [-scale, scale]; 0.5 is Lester et al.'s."""
     width = _embeddings(lm, [0]).shape[1]
     return jax.random.uniform(key, (length, width), jnp.float32, -scale, scale)
@@ -42,7 +40,7 @@ def random_uniform(
 def sampled_vocabulary(
     lm: LanguageModel, length: int, key: PRNGKeyArray, most_common: int = 5000
 ) -> Float[Array, "P D"]:
-    """Takes the embeddings of random tokens among the first `most_common` (T5's vocabularies are sorted by frequency)."""
+    """Takes the embeddings of random tokens among the `most_common` first ones: T5's are sorted by frequency."""
     return _embeddings(lm, jax.random.randint(key, (length,), 3, most_common))
 
 
@@ -65,7 +63,11 @@ def from_text(
 
 @gin.configurable
 def from_class_labels(
-    lm: LanguageModel, length: int, key: PRNGKeyArray, labels: Sequence[str] = gin.REQUIRED, tokenizer: str = gin.REQUIRED
+    lm: LanguageModel,
+    length: int,
+    key: PRNGKeyArray,
+    labels: Sequence[str] = gin.REQUIRED,
+    tokenizer: str = gin.REQUIRED,
 ) -> Float[Array, "P D"]:
     """Takes the embedding of each answer word (their mean where it has several tokens); the rest is sampled vocabulary.
 

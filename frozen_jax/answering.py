@@ -1,0 +1,240 @@
+"""What a model says to the examples of a task: it chooses among answers, or writes one, and scores the target.
+
+    examples with answer choices     every choice is scored; the most likely one is the prediction
+    examples without                 the model writes the answer, greedily
+    all                              the log-likelihood of the target, in nats
+
+Rows go through the model in batches of few shapes, so that little is compiled; the last batch is filled up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from frozen_jax.batching import Tokens, bucket_of, default_buckets, pad
+from frozen_jax.errors import UserError
+from frozen_jax.types import Array
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What is evaluated: a frozen LM, or a method around one. See `lm.base.LanguageModel`."""
+
+    pad_id: int
+
+    def score(
+        self,
+        inputs: Int[Array, "B S"],
+        targets: Int[Array, "B T"],
+        *,
+        inputs_lengths: Int[Array, " B"] | None = None,
+        targets_lengths: Int[Array, " B"] | None = None,
+    ) -> Float[Array, " B"]:
+        """Returns the log-likelihood of each row's targets in nats, summed over its tokens."""
+        ...
+
+    def generate(
+        self, inputs: Int[Array, "B S"], *, max_length: int, inputs_lengths: Int[Array, " B"] | None = None
+    ) -> Int[Array, "B T"]:
+        """Writes at most `max_length` tokens for each row."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalExample:
+    """One example.
+
+    Attributes:
+        index: its place in the split.
+        inputs: token ids.
+        targets: token ids, end-of-sequence token included.
+        inputs_text: the same as text.
+        targets_text: the same as text.
+        choices: the tokens of each answer choice, by its text; empty where the answer is to be written.
+        raw: the example as seqio gives it, for the task's postprocessor.
+    """
+
+    index: int
+    inputs: Tokens
+    targets: Tokens
+    inputs_text: str
+    targets_text: str
+    choices: Mapping[str, Tokens]
+    raw: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalTask:
+    """The examples of one split of one task, and how answers to them are judged.
+
+    Attributes:
+        name: of the task.
+        split: of the task.
+        split_size: how many examples the whole split has.
+        examples: all of them, or a sample.
+        targets_length: the most tokens of a target.
+        decode: token ids to text.
+        postprocess: the task's own `(text, example=..., is_target=...)`.
+        predict_metrics: the task's functions of (targets, predictions).
+        score_metrics: the task's functions of (targets, scores).
+    """
+
+    name: str
+    split: str
+    split_size: int
+    examples: Sequence[EvalExample]
+    targets_length: int
+    decode: Callable[[Sequence[int]], str]
+    postprocess: Callable[..., Any]
+    predict_metrics: Sequence[Callable[..., Mapping[str, Any]]]
+    score_metrics: Sequence[Callable[..., Mapping[str, Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a model said to the examples of a task.
+
+    Attributes:
+        predictions: a text for each example; None if the task only asks for scores.
+        target_scores: the log-likelihood of each target in nats.
+        choice_scores: for each example the figure by which each choice was judged; empty where there are no choices.
+    """
+
+    predictions: list[str] | None
+    target_scores: Float[np.ndarray, " N"]
+    choice_scores: list[dict[str, float]]
+
+
+class Rows:
+    """Runs a model over rows of tokens in batches of few shapes, longest rows first."""
+
+    def __init__(self, model: Model, batch_size: int, buckets: Sequence[int] | None, task: str) -> None:
+        """Holds the model.
+
+        Args:
+            model: a frozen LM, or a method around one.
+            batch_size: rows of every batch.
+            buckets: the lengths to which inputs are padded; by default powers of two from 16 up.
+            task: whose rows they are, for messages.
+        """
+        self._model, self._batch_size, self._buckets, self._task = model, batch_size, buckets, task
+
+    def score(self, inputs: Sequence[Tokens], targets: Sequence[Tokens]) -> Float[np.ndarray, " N"]:
+        """The log-likelihood of each target.
+
+        Args:
+            inputs: token ids.
+            targets: token ids, one sequence for each of the inputs.
+
+        Returns:
+            Nats.
+        """
+        width = max(map(len, targets))
+
+        def scores(rows: Sequence[int], tokens: Array, lengths: Array) -> Array:
+            answers, answers_lengths = self._padded([targets[row] for row in rows], width)
+            return self._model.score(tokens, answers, inputs_lengths=lengths, targets_lengths=answers_lengths)
+
+        found = np.array(self._in_batches("score", scores, inputs), np.float64)
+        if np.isnan(found).any():
+            raise FloatingPointError(f"task {self._task}: the score of row {np.isnan(found).argmax()} is not a number")
+        return found
+
+    def generate(self, inputs: Sequence[Tokens], max_length: int) -> list[Tokens]:
+        """What the model writes, greedily.
+
+        Args:
+            inputs: token ids.
+            max_length: the most tokens to write.
+
+        Returns:
+            For each of the inputs `max_length` token ids, padded after the end-of-sequence token.
+        """
+
+        def texts(rows: Sequence[int], tokens: Array, lengths: Array) -> Array:
+            return self._model.generate(tokens, max_length=max_length, inputs_lengths=lengths)
+
+        return self._in_batches("write", texts, inputs)
+
+    def _in_batches(
+        self, verb: str, call: Callable[[Sequence[int], Array, Array], Array], inputs: Sequence[Tokens]
+    ) -> list[Any]:
+        """Results of `call(rows, tokens, lengths)` in the order of the inputs."""
+        found: list[Any] = [None] * len(inputs)
+        buckets = self._checked_buckets(max(map(len, inputs)))
+        with tqdm(total=len(inputs), desc=f"{verb} {self._task}", unit="row", disable=None) as bar:
+            for rows in self._batches(inputs):
+                filled = [*rows, *rows[:1] * (self._batch_size - len(rows))]  # what the repeated row says is dropped
+                width = bucket_of(len(inputs[rows[0]]), buckets)
+                results = np.asarray(call(filled, *self._padded([inputs[row] for row in filled], width)))
+                for row, result in zip(rows, results, strict=False):
+                    found[row] = result
+                bar.update(len(rows))
+        return found
+
+    def _batches(self, inputs: Sequence[Tokens]) -> Iterator[list[int]]:
+        """Rows of like length together. The longest come first: if they do not fit into memory, that shows at once."""
+        order = sorted(range(len(inputs)), key=lambda row: -len(inputs[row]))
+        for start in range(0, len(order), self._batch_size):
+            yield order[start : start + self._batch_size]
+
+    def _checked_buckets(self, longest: int) -> Sequence[int]:
+        buckets = sorted(self._buckets or default_buckets(longest))
+        if longest > buckets[-1]:
+            raise UserError(
+                f"task {self._task} has inputs of {longest} tokens, more than the longest bucket in {buckets}"
+            )
+        return buckets
+
+    def _padded(self, rows: Sequence[Tokens], width: int) -> tuple[Int[np.ndarray, "B L"], Int[np.ndarray, " B"]]:
+        tokens, _ = pad(rows, width, self._model.pad_id)
+        return tokens, np.array([len(row) for row in rows], np.int32)
+
+
+def answer(rows: Rows, task: EvalTask, decode_length: int, normalize_by_length: bool) -> Answers:
+    """Lets a model answer a task's examples, by choosing where they have choices, else by writing.
+
+    Args:
+        rows: runs the model.
+        task: the task.
+        decode_length: the most tokens to write.
+        normalize_by_length: judge choices by log-likelihood per token instead of their whole.
+
+    Returns:
+        What the model said.
+
+    Raises:
+        UserError: if only some examples have choices, or the longest bucket does not hold an example.
+        FloatingPointError: if the model gives a score that is not a number.
+    """
+    with_choices = [bool(example.choices) for example in task.examples]
+    if all(with_choices):
+        return _choose(rows, task.examples, normalize_by_length)
+    if any(with_choices):
+        raise UserError(f"task {task.name}: some examples have answer choices and some have none")
+    inputs = [example.inputs for example in task.examples]
+    scores = rows.score(inputs, [example.targets for example in task.examples])
+    predictions = None
+    if task.predict_metrics:
+        predictions = [task.decode(tokens.tolist()) for tokens in rows.generate(inputs, decode_length)]
+    return Answers(predictions, scores, [{} for _ in inputs])
+
+
+def _choose(rows: Rows, examples: Sequence[EvalExample], normalize_by_length: bool) -> Answers:
+    """Scores every choice of every example, and the target where it is not among them."""
+    asked = [{example.targets_text: example.targets, **example.choices} for example in examples]
+    inputs = [example.inputs for example, texts in zip(examples, asked, strict=True) for _ in texts]
+    scores = iter(rows.score(inputs, [tokens for texts in asked for tokens in texts.values()]).tolist())
+    found = [{text: next(scores) for text in texts} for texts in asked]
+    judged = [
+        {text: score[text] / (len(tokens) if normalize_by_length else 1) for text, tokens in example.choices.items()}
+        for example, score in zip(examples, found, strict=True)
+    ]
+    targets = [score[example.targets_text] for example, score in zip(examples, found, strict=True)]
+    return Answers([max(choices, key=choices.__getitem__) for choices in judged], np.array(targets), judged)

@@ -1,0 +1,301 @@
+"""Tokens in memory, and the order in which training sees them: global batch k is a pure function of (seed, k).
+
+    split's tokens ──▶ order of examples ──▶ rows of batch k ──▶ length bucket ──▶ this process's rows, padded
+    (one array)        (seed, position)      (k, batch size)     (all rows)        (process index)
+
+Every process knows all rows of a batch by number and length, and materialises only its own. So the data position of a
+run is one integer, the next k, whatever the number of processes; going on at k costs nothing. Nothing here knows seqio.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import itertools
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from frozen_jax.errors import UserError
+from frozen_jax.ordering import EpochOrder, MixtureOrder
+from frozen_jax.types import Batch
+
+Tokens = Int[np.ndarray, "_"]  # of one text; of any length, also beside others
+FEATURES = ("inputs", "targets")
+SMALLEST_BUCKET = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+    """Token sequences of different lengths, end to end in one array.
+
+    Attributes:
+        tokens: all tokens.
+        offsets: sequence i is tokens[offsets[i] : offsets[i + 1]].
+    """
+
+    tokens: Int[np.ndarray, " total"]
+    offsets: Int[np.ndarray, " bounds"]
+
+    @classmethod
+    def from_sequences(cls, sequences: Iterable[Tokens]) -> Ragged:
+        """Lays sequences end to end.
+
+        Args:
+            sequences: of token ids.
+
+        Returns:
+            All of them.
+        """
+        rows = [np.asarray(row, np.int32) for row in sequences]
+        offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+        return cls(np.concatenate([np.zeros(0, np.int32), *rows]), offsets)
+
+    def __len__(self) -> int:
+        """How many sequences there are."""
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int | np.integer) -> Tokens:
+        """Sequence `index`, not copied."""
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " N"]:
+        """The length of each sequence."""
+        return np.diff(self.offsets)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskTokens:
+    """One split of one task, as tokens.
+
+    Attributes:
+        name: of the task; keys the order of its examples.
+        features: `inputs` and `targets`, with as many sequences.
+        rate: how often an example is drawn from this task, relative to the others of a mixture.
+    """
+
+    name: str
+    features: Mapping[str, Ragged]
+    rate: float = 1.0
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+        return len(self.features["inputs"])
+
+
+def default_buckets(length: int) -> tuple[int, ...]:
+    """Powers of two from 16 up, and the feature's own length.
+
+    Args:
+        length: the most tokens that the feature has.
+
+    Returns:
+        The lengths to which batches are padded.
+    """
+    powers = [SMALLEST_BUCKET << i for i in range(length.bit_length()) if SMALLEST_BUCKET << i < length]
+    return (*powers, length)
+
+
+def bucket_of(length: int, buckets: Sequence[int]) -> int:
+    """The smallest bucket that holds a length.
+
+    Args:
+        length: of the longest row of a batch.
+        buckets: in ascending order; the last holds every row.
+
+    Returns:
+        One of the buckets.
+    """
+    return buckets[bisect.bisect_left(buckets, length)]
+
+
+def pad(rows: Sequence[Tokens], length: int, pad_id: int) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
+    """Rows of different lengths as one array.
+
+    Args:
+        rows: of token ids, none longer than `length`.
+        length: L.
+        pad_id: what stands behind a row.
+
+    Returns:
+        The tokens, and True where they are real.
+    """
+    mask = np.arange(length) < np.array([len(row) for row in rows])[:, None]
+    tokens = np.full((len(rows), length), pad_id, np.int32)
+    tokens[mask] = np.concatenate(rows)
+    return tokens, mask
+
+
+class Batches:
+    """The training batches of one process, by number."""
+
+    def __init__(
+        self,
+        tasks: Sequence[TaskTokens],
+        *,
+        batch_size: int,
+        seed: int,
+        buckets: Mapping[str, Sequence[int]],
+        pad_id: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> None:
+        """Checks that the batches can be made.
+
+        Args:
+            tasks: one, or those of a mixture.
+            batch_size: rows of a global batch.
+            seed: of the order.
+            buckets: for each feature the lengths to which batches are padded.
+            pad_id: what stands behind a row.
+            process_index: which process this is.
+            process_count: of how many.
+
+        Raises:
+            UserError: if the batch cannot be divided among the processes, a task is empty, or a bucket is too short.
+        """
+        if not sum(task.rate for task in tasks) > 0:
+            raise UserError(f"nothing is ever drawn from {[task.name for task in tasks]}: their mixing rates sum to 0")
+        if batch_size <= 0 or batch_size % process_count:
+            raise UserError(f"a batch of {batch_size} rows cannot be divided among {process_count} processes")
+        self.tasks = list(tasks)
+        self._batch_size, self._pad_id = batch_size, pad_id
+        rows = batch_size // process_count
+        self._local = slice(process_index * rows, (process_index + 1) * rows)
+        self._buckets = {feature: _checked_buckets(feature, buckets[feature], tasks) for feature in FEATURES}
+        self._mixture = MixtureOrder([task.rate for task in tasks], seed)
+        self._orders = [EpochOrder(task.name, len(task), seed) for task in tasks]
+        self._lock = threading.Lock()  # the orders remember; a thread prefetches while the main one may ask too
+
+    def rows(self, number: int) -> list[tuple[int, int]]:
+        """Which examples stand in a global batch.
+
+        Args:
+            number: k.
+
+        Returns:
+            For each row of the global batch its task's place in `tasks` and the example's number in that task.
+        """
+        with self._lock:
+            tasks, draws = self._mixture.draws(number * self._batch_size, self._batch_size)
+            examples = np.empty_like(draws)
+            for task in np.unique(tasks):
+                examples[tasks == task] = self._orders[task].examples(draws[tasks == task])
+        return list(zip(tasks.tolist(), examples.tolist(), strict=True))
+
+    def batch(self, number: int) -> Batch:
+        """This process's rows of a global batch.
+
+        Args:
+            number: k.
+
+        Returns:
+            The rows, padded to the bucket of the longest row of the global batch.
+        """
+        rows = self.rows(number)
+        inputs, inputs_mask = self._padded("inputs", rows)
+        targets, targets_mask = self._padded("targets", rows)
+        return Batch(inputs, inputs_mask, targets, _weights(targets_mask))
+
+    def iterate(self, start: int = 0, prefetch: int = 2) -> Prefetched:
+        """The batches from a position on, made ahead of time by a thread.
+
+        Args:
+            start: the number of the first batch.
+            prefetch: how many are kept ready.
+
+        Returns:
+            An endless iterator; close it, or use it in a `with` statement.
+        """
+        return Prefetched(map(self.batch, itertools.count(start)), prefetch)
+
+    def _padded(
+        self, feature: str, rows: Sequence[tuple[int, int]]
+    ) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
+        sequences = [self.tasks[task].features[feature][example] for task, example in rows]
+        length = bucket_of(max(map(len, sequences)), self._buckets[feature])
+        return pad(sequences[self._local], length, self._pad_id)
+
+
+class Prefetched(Iterator[Any]):
+    """An iterator whose items a thread makes ahead of time; what goes wrong there is raised here."""
+
+    def __init__(self, items: Iterator[Any], size: int) -> None:
+        """Starts the thread.
+
+        Args:
+            items: what it makes.
+            size: how many items are kept ready.
+        """
+        self._queue: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(size)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._fill, args=(items,), daemon=True, name="batches")
+        self._thread.start()
+
+    def __next__(self) -> Any:
+        """The next item.
+
+        Raises:
+            BaseException: whatever the thread met, at the place where it met it.
+        """
+        if self._stopped.is_set():
+            raise StopIteration
+        item, error = self._queue.get()
+        if error is not None:
+            self.close()
+            raise error
+        return item
+
+    def __enter__(self) -> Prefetched:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops the thread."""
+        self.close()
+
+    def close(self) -> None:
+        """Stops the thread and waits for its end."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _fill(self, items: Iterator[Any]) -> None:
+        try:
+            for item in items:
+                if not self._put((item, None)):
+                    return
+            self._put((None, StopIteration()))
+        except BaseException as error:
+            self._put((None, error))
+
+    def _put(self, entry: tuple[Any, BaseException | None]) -> bool:
+        """Waits for room in the queue, but not for a reader who has gone."""
+        while not self._stopped.is_set():
+            try:
+                self._queue.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+def _checked_buckets(feature: str, buckets: Sequence[int], tasks: Sequence[TaskTokens]) -> tuple[int, ...]:
+    for task in tasks:
+        if not len(task):
+            raise UserError(f"task {task.name} has no examples in this split")
+        longest = int(task.features[feature].lengths.max())
+        if not buckets or longest > max(buckets):
+            raise UserError(
+                f"the {feature} of task {task.name} have up to {longest} tokens, but the longest bucket in "
+                f"{tuple(buckets)} does not hold them; add one of {longest}"
+            )
+    return tuple(sorted(buckets))
+
+
+def _weights(mask: Bool[np.ndarray, "B T"]) -> Float[np.ndarray, "B T"]:
+    return mask.astype(np.float32)

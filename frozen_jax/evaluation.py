@@ -1,0 +1,206 @@
+"""How well a model does a task: seqio metrics with their intervals, log-likelihoods, and the predictions as a file.
+
+A task's metrics are seqio's: functions of (targets, predictions) or of (targets, scores), after the task's
+postprocessor. The whole split is evaluated, the last batch filled up with rows that do not count. seqio itself is not
+needed: `data.eval_tasks` hands over what is.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import gin
+import numpy as np
+from etils import epath
+from jaxtyping import Int
+
+from frozen_jax import intervals
+from frozen_jax.answering import Answers, EvalExample, EvalTask, Model, Rows, answer
+from frozen_jax.errors import UserError
+from frozen_jax.intervals import Interval
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskResult:
+    """How well a model does a task.
+
+    Attributes:
+        task: its name.
+        split: which split.
+        examples: how many were evaluated.
+        split_size: how many the split has; more than `examples` if a sample was evaluated.
+        metrics: what the task's metrics say.
+        intervals: their 95% intervals over the examples, where one could be had.
+        nats_per_example: mean log-likelihood of a target.
+        nats_per_token: the same for one target token.
+        majority_rate: the share of the most frequent target, where there are choices: what one constant answer earns.
+    """
+
+    task: str
+    split: str
+    examples: int
+    split_size: int
+    metrics: dict[str, float]
+    intervals: dict[str, Interval]
+    nats_per_example: float
+    nats_per_token: float
+    majority_rate: float | None
+
+
+@gin.configurable(denylist=["model", "tasks", "predictions_dir"])
+def evaluate(
+    model: Model,
+    tasks: Sequence[EvalTask],
+    *,
+    batch_size: int = 32,
+    buckets: Sequence[int] | None = None,
+    decode_length: int | None = None,
+    normalize_by_length: bool = False,
+    predictions_dir: epath.PathLike | None = None,
+) -> dict[str, TaskResult]:
+    """Evaluates a model on tasks.
+
+    Args:
+        model: a frozen LM, or a method around one.
+        tasks: see `data.eval_tasks`.
+        batch_size: rows of every batch; an example with C choices fills C rows.
+        buckets: the lengths to which inputs are padded; by default powers of two from 16 up.
+        decode_length: the most tokens to write; by default as many as a target may have.
+        normalize_by_length: judge choices by log-likelihood per token instead of their whole.
+        predictions_dir: where to write `TASK-SPLIT.jsonl`, one line an example.
+
+    Returns:
+        The results, by the task's name.
+
+    Raises:
+        UserError: if the longest bucket does not hold an example; if a metric fails, naming it and its task. By then
+            the predictions of that task have been written.
+        FloatingPointError: if the model gives a score that is not a number.
+    """
+    results = {}
+    for task in tasks:
+        rows = Rows(model, batch_size, buckets, task.name)
+        answers = answer(rows, task, decode_length or task.targets_length, normalize_by_length)
+        if predictions_dir is not None:
+            write_predictions(epath.Path(predictions_dir) / f"{task.name}-{task.split}.jsonl", task, answers)
+        results[task.name] = judge(task, answers)
+    return results
+
+
+def judge(task: EvalTask, answers: Answers) -> TaskResult:
+    """Applies a task's metrics.
+
+    Args:
+        task: the task.
+        answers: what the model said.
+
+    Returns:
+        The result.
+
+    Raises:
+        UserError: if a metric fails.
+    """
+    metrics: dict[str, float] = {}
+    bounds: dict[str, Interval] = {}
+    targets = [_postprocessed(task, example, example.targets_text, True) for example in task.examples]
+    for metric, given in _metrics(task, answers):
+        figures = _figures(task, metric, targets, given)
+        metrics |= figures
+        bounds |= _intervals(task, metric, targets, given, figures)
+    tokens = sum(len(example.targets) for example in task.examples)
+    return TaskResult(
+        task=task.name,
+        split=task.split,
+        examples=len(task.examples),
+        split_size=task.split_size,
+        metrics=metrics,
+        intervals=bounds,
+        nats_per_example=float(answers.target_scores.mean()),
+        nats_per_token=float(answers.target_scores.sum() / tokens),
+        majority_rate=_majority_rate(task),
+    )
+
+
+def write_predictions(path: epath.Path, task: EvalTask, answers: Answers) -> None:
+    """Writes predictions as JSON lines; a file of that name is whole or not there.
+
+    Args:
+        path: of the file.
+        task: the task.
+        answers: what the model said.
+    """
+    lines = [json.dumps(_prediction(answers, row, example)) for row, example in enumerate(task.examples)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.parent / f".{path.name}.unfinished"
+    unfinished.write_text("".join(f"{line}\n" for line in lines))
+    unfinished.replace(path)
+
+
+def _metrics(task: EvalTask, answers: Answers) -> Iterator[tuple[Callable[..., Mapping[str, Any]], Sequence[Any]]]:
+    """Each metric with what it compares to the targets."""
+    if answers.predictions is not None:
+        pairs = zip(task.examples, answers.predictions, strict=True)
+        predictions = [_postprocessed(task, example, text, False) for example, text in pairs]
+        yield from ((metric, predictions) for metric in task.predict_metrics)
+    yield from ((metric, answers.target_scores.tolist()) for metric in task.score_metrics)
+
+
+def _postprocessed(task: EvalTask, example: EvalExample, text: str, is_target: bool) -> Any:
+    return task.postprocess(text, example=example.raw, is_target=is_target)
+
+
+def _figures(
+    task: EvalTask, metric: Callable[..., Mapping[str, Any]], targets: Sequence[Any], given: Sequence[Any]
+) -> dict[str, float]:
+    try:
+        return _scalars(metric(targets, given))
+    except Exception as error:
+        name = getattr(metric, "__name__", str(metric))
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"metric {name} of task {task.name} failed: {cause}") from error
+
+
+def _scalars(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Plain numbers, and those in seqio's `Scalar`; its texts and pictures are left out."""
+    values = {name: np.asarray(getattr(figure, "value", figure)) for name, figure in figures.items()}
+    return {name: float(value) for name, value in values.items() if value.ndim == 0 and value.dtype.kind in "biuf"}
+
+
+def _intervals(
+    task: EvalTask,
+    metric: Callable[..., Mapping[str, Any]],
+    targets: Sequence[Any],
+    given: Sequence[Any],
+    figures: Mapping[str, float],
+) -> dict[str, Interval]:
+    """Intervals of a metric: of a mean where it is one over the examples, else by measuring resampled examples."""
+
+    def measure(rows: Sequence[int] | Int[np.ndarray, " N"]) -> dict[str, float]:
+        return _figures(task, metric, [targets[row] for row in rows], [given[row] for row in rows])
+
+    try:
+        singles = [measure([row]) for row in range(len(targets))]
+        means = {name: np.array([single[name] for single in singles]) for name in figures}
+        if all(np.isclose(values.mean(), figures[name]) for name, values in means.items()):
+            return {name: intervals.of_mean(values) for name, values in means.items()}
+        return intervals.bootstrap(measure, len(targets))
+    except (UserError, KeyError):  # the metric cannot do with some of the examples
+        return {}
+
+
+def _majority_rate(task: EvalTask) -> float | None:
+    if not all(example.choices for example in task.examples):
+        return None
+    return max(collections.Counter(example.targets_text for example in task.examples).values()) / len(task.examples)
+
+
+def _prediction(answers: Answers, row: int, example: EvalExample) -> dict[str, Any]:
+    line: dict[str, Any] = {"index": example.index, "inputs": example.inputs_text, "targets": example.targets_text}
+    if answers.predictions is not None:
+        line["prediction"] = answers.predictions[row]
+    line["target_score"] = float(answers.target_scores[row])
+    return line | ({"choice_scores": answers.choice_scores[row]} if answers.choice_scores[row] else {})

@@ -1,0 +1,70 @@
+"""The Hugging Face hub, as far as this project needs it: fetching a few files of a model repository."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Sequence
+
+from frozen_jax.errors import UserError
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether `source` looks like a model repository's id and not like a path.
+
+    Args:
+        source: what the user gave.
+
+    Returns:
+        True for `organisation/name`.
+    """
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None
+
+
+def fetch_snapshot(hub_id: str, patterns: Sequence[str], revision: str | None = None) -> pathlib.Path:
+    """Downloads the files of a model repository that match, or finds them in the hub's own cache.
+
+    Args:
+        hub_id: `organisation/name`.
+        patterns: shell patterns of the files wanted; nothing else is downloaded.
+        revision: branch, tag, commit or pull request (`refs/pr/1`); None is the main branch.
+
+    Returns:
+        The folder that holds them.
+
+    Raises:
+        UserError: if the hub cannot be reached, or has no such repository or revision.
+    """
+    from huggingface_hub import snapshot_download  # here, since its import is slow and most sources are local
+
+    try:
+        return pathlib.Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # of whichever HTTP library it has inside
+        place = f"{hub_id!r} at revision {revision!r}" if revision else repr(hub_id)
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{place} is no folder here and could not be fetched from the hub: {reason}") from error
+
+
+def find_revision(hub_id: str, files: Sequence[str], limit: int = 20) -> str | None:
+    """Looks for a pull request of a model repository that holds one of the files.
+
+    Many models have safetensors only there: the hub's converter opens a pull request, and nobody merges it.
+
+    Args:
+        hub_id: `organisation/name`.
+        files: file names, of which one is enough.
+        limit: how many pull requests are looked at, the newest first.
+
+    Returns:
+        The revision, such as `refs/pr/4`; None if there is none, or the hub does not say.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        references = HfApi().list_repo_refs(hub_id, include_pull_requests=True)
+        for reference in (references.pull_requests or [])[-limit:][::-1]:
+            if set(files) & set(HfApi().list_repo_files(hub_id, revision=reference.ref)):
+                return reference.ref
+    except Exception:  # the caller has a message to show; this only makes it more exact
+        return None
+    return None

@@ -1,0 +1,205 @@
+"""`load_lm`: from the name of a model to the model, its weights on their devices.
+
+    lm = load_lm("titler-t5-small")
+    lm = load_lm("google/flan-t5-small", revision="refs/pr/1")
+    lm = load_lm("gs://bucket/t5_1_1_xxl/checkpoint_1000000", mesh=mesh, mlp_activations=("gelu", "linear"))
+
+The model stacks layers into one array a parameter (`encoder/layers/attention/query/kernel` [L, D, H*K]); sources keep
+them apart (`encoder/layers_0/...`). With a mesh, each device's shard is read from the files on its own, so that no host
+ever holds a parameter that it only needs a part of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Float, Shaped
+
+from frozen_jax import hub
+from frozen_jax.errors import UserError
+from frozen_jax.lm.layers import ACTIVATIONS
+from frozen_jax.lm.pretrained import huggingface, t5x, titler
+from frozen_jax.lm.pretrained.stored import Checkpoint, StoredArray, check_arrays, fingerprint
+from frozen_jax.lm.t5 import T5, T5Config
+from frozen_jax.partitioning import sharding_for
+
+NAMED_SOURCES: dict[str, Callable[..., Checkpoint]] = {titler.NAME: titler.open_checkpoint}
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load_lm(
+    source: str, *, dtype: str | None = None, mesh: Mesh | None = None, revision: str | None = None, **config: Any
+) -> T5:
+    """Loads a pretrained language model.
+
+    Args:
+        source: a named source (`titler-t5-small`), a Hugging Face folder or hub id, or a T5X checkpoint folder (also on
+            `gs://`).
+        dtype: of parameters and activations; None is float32 on CPU and bfloat16 on accelerators.
+        mesh: where the parameters shall live, axes ('data', 'model'); None is the default device.
+        revision: of a hub id.
+        **config: fields of `T5Config` that the source does not tell, or that shall differ.
+
+    Returns:
+        The model. Its `name` is the source, its `fingerprint` identifies the stored weights on every machine.
+
+    Raises:
+        UserError: for an unknown source or keyword, and for files that are corrupt or disagree with their config.
+    """
+    dtype = _dtype(dtype, mesh)
+    checkpoint = open_checkpoint(source, revision=revision, **config)
+    t5_config = dataclasses.replace(checkpoint.config, dtype=dtype)
+    graph, state = nnx.split(_abstract_lm(t5_config, checkpoint))
+    parameters = dict(nnx.to_flat_state(state))
+    for path, parameter in parameters.items():
+        name = "/".join(map(str, path))
+        layers = [checkpoint.arrays[layer] for layer in _layer_names(name, parameter.shape)]
+        parameters[path] = parameter.replace(_place(name, parameter.shape, layers, dtype, mesh))
+    return nnx.merge(graph, nnx.from_flat_state(parameters))
+
+
+def open_checkpoint(source: str, *, revision: str | None = None, **config: Any) -> Checkpoint:
+    """Finds out what kind of source it is, reads its headers, and checks that config and arrays agree.
+
+    Args:
+        source: see `load_lm`.
+        revision: of a hub id.
+        **config: fields of `T5Config`.
+
+    Returns:
+        The checkpoint, which holds exactly the arrays that its config asks for.
+
+    Raises:
+        UserError: as `load_lm`.
+    """
+    config = _checked_config(config)
+    checkpoint = _opener(source, revision)(source, **config)
+    layers = checkpoint.config.num_encoder_layers + checkpoint.config.num_decoder_layers
+    if layers > len(checkpoint.arrays):  # before a table of that length is made
+        raise UserError(f"{source}: {layers} layers by the config, but {len(checkpoint.arrays)} arrays in the files")
+    check_arrays(checkpoint, canonical_shapes(checkpoint.config))
+    return checkpoint
+
+
+def canonical_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
+    """The parameters of a T5 under their canonical names, layers apart.
+
+    Args:
+        config: its shape.
+
+    Returns:
+        The shape of each.
+    """
+    shapes = {}
+    abstract = nnx.eval_shape(lambda: T5(config, rngs=nnx.Rngs(0)))
+    for path, parameter in nnx.to_flat_state(nnx.state(abstract)):
+        name = "/".join(map(str, path))
+        names = _layer_names(name, parameter.shape)
+        shapes.update(dict.fromkeys(names, parameter.shape if names == [name] else parameter.shape[1:]))
+    return shapes
+
+
+def _opener(source: str, revision: str | None) -> Callable[..., Checkpoint]:
+    if source in NAMED_SOURCES:
+        return NAMED_SOURCES[source]
+    folder = epath.Path(source)
+    if source and folder.is_dir():
+        return _folder_opener(source, folder)
+    if hub.is_hub_id(source):
+        return functools.partial(huggingface.open_checkpoint, revision=revision)
+    close = difflib.get_close_matches(source, NAMED_SOURCES) or list(NAMED_SOURCES)
+    raise UserError(
+        f"unknown language model {source!r}: it is no named source ({', '.join(close)}), no folder, and no hub id"
+    )
+
+
+def _folder_opener(source: str, folder: epath.Path) -> Callable[..., Checkpoint]:
+    if t5x.find_checkpoint(folder) is not None:
+        return t5x.open_checkpoint
+    if (folder / "config.json").is_file():
+        return huggingface.open_checkpoint
+    raise UserError(
+        f"{source} holds no language model: neither config.json (Hugging Face), "
+        "nor a file `checkpoint` or a folder `state` or `checkpoint_N` (T5X)"
+    )
+
+
+def _checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords, which may come from gin, as fields of `T5Config`."""
+    fields = [field.name for field in dataclasses.fields(T5Config) if field.name != "dtype"]
+    for key in config:
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, cutoff=0.4) or fields
+            raise UserError(f"load_lm has no keyword {key!r}; close: {', '.join(close)}")
+    return {key: _checked_value(key, value) for key, value in config.items()}
+
+
+def _checked_value(key: str, value: Any) -> Any:
+    if key == "mlp_activations":
+        names = (value,) if isinstance(value, str) else tuple(value)
+        unknown = [name for name in names if name not in ACTIVATIONS]
+        if unknown:
+            raise UserError(f"mlp_activations names {unknown[0]!r}; known are {', '.join(ACTIVATIONS)}")
+        return names
+    kind = str({field.name: field.type for field in dataclasses.fields(T5Config)}[key])
+    value = float(value) if kind == "float" and type(value) is int else value
+    if type(value).__name__ != kind:
+        raise UserError(f"load_lm got {key}={value!r}, expected {kind}")
+    return value
+
+
+def _dtype(dtype: str | None, mesh: Mesh | None) -> str:
+    if dtype is None:
+        platform = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
+        return "float32" if platform == "cpu" else "bfloat16"
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r} is not known; choose from {', '.join(DTYPES)}")
+    return dtype
+
+
+def _abstract_lm(config: T5Config, checkpoint: Checkpoint) -> T5:
+    """The model without memory: shapes in place of arrays."""
+    mark = fingerprint(checkpoint.arrays)
+    return nnx.eval_shape(lambda: T5(config, rngs=nnx.Rngs(0), name=checkpoint.name, fingerprint=mark))
+
+
+def _layer_names(name: str, shape: tuple[int, ...]) -> list[str]:
+    """The canonical names of what a parameter of the model stacks; its own name if it stacks nothing."""
+    if "/layers/" not in name:
+        return [name]
+    return [name.replace("/layers/", f"/layers_{layer}/") for layer in range(shape[0])]
+
+
+def _place(
+    name: str, shape: tuple[int, ...], layers: list[StoredArray], dtype: str, mesh: Mesh | None
+) -> Float[jax.Array, "*shape"]:
+    """Reads one parameter to where it lives."""
+    stacked = "/layers/" in name
+
+    @functools.cache  # devices that hold the same part share one read
+    def read(*bounds: tuple[int, int]) -> Shaped[np.ndarray, "*shape"]:
+        part = tuple(slice(start, stop) for start, stop in bounds)
+        if not stacked:
+            return layers[0].read(part).astype(dtype)
+        result = np.empty([stop - start for start, stop in bounds], jnp.dtype(dtype))
+        for row, stored in zip(result, layers[part[0]], strict=True):
+            row[...] = stored.read(part[1:])
+        return result
+
+    def read_index(index: tuple[slice, ...] | None) -> Shaped[np.ndarray, "*shape"]:
+        index = index or (slice(None),) * len(shape)
+        return read(*(part.indices(size)[:2] for part, size in zip(index, shape, strict=True)))
+
+    if mesh is None:
+        return jnp.asarray(read_index(None))
+    return jax.make_array_from_callback(shape, sharding_for(name, shape, mesh), read_index)

@@ -1,0 +1,146 @@
+"""`--run_mode=infer`: answers JSON lines, or what is typed into a terminal. Needs neither seqio nor TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+
+import gin
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from frozen_jax.batching import bucket_of, default_buckets, pad
+from frozen_jax.errors import UserError
+from frozen_jax.lm.base import LanguageModel
+from frozen_jax.runs.job import Job
+from frozen_jax.tokenizer import Tokenizer, lm_tokenizer
+
+_WRITE_SECONDS = 10  # what a kill may cost
+
+
+@gin.configurable
+def infer(
+    job: Job = gin.REQUIRED,
+    input_file: str | None = None,
+    output_file: str | None = None,
+    checkpoint: str | None = None,
+    *,
+    batch_size: int = 16,
+    max_length: int = 32,
+    num_beams: int = 1,
+) -> None:
+    """Answers every line of `input_file`, going on where an earlier run stopped; without one, asks in the terminal.
+
+    Args:
+        job: the method and the run's folder.
+        input_file: JSON lines with the field "inputs"; other fields are passed on.
+        output_file: the same lines with "prediction"; None is MODEL_DIR/predictions/ and the input's name.
+        checkpoint: a module checkpoint; None is MODEL_DIR's.
+        batch_size: lines at once.
+        max_length: the most tokens of an answer.
+        num_beams: 1 is greedy.
+
+    Raises:
+        UserError: for a missing file, a line that is no JSON object with "inputs" (its number is named), or an output
+            file that is not the beginning of the answers to this input.
+    """
+    method, tokenizer = job.trained_method(checkpoint), lm_tokenizer()
+    answer = _Answerer(tokenizer, job.data.task_feature_lengths["inputs"], max_length, num_beams)
+    if input_file is None:
+        _ask(job.method.lm, method, answer)
+        return
+    lines = _read(input_file)
+    default = job.directory / "predictions" / epath.Path(input_file).name
+    output = epath.Path(output_file) if output_file else default
+    done, written = _resume(output, lines), time.monotonic()
+    with tqdm(initial=len(done), total=len(lines), unit="line", disable=None) as bar:
+        for start in range(len(done), len(lines), batch_size):
+            batch = lines[start : start + batch_size]
+            predictions = answer(method, [line["inputs"] for line in batch], rows=batch_size)
+            done += [{**line, "prediction": text} for line, text in zip(batch, predictions, strict=True)]
+            if time.monotonic() - written > _WRITE_SECONDS or len(done) == len(lines):
+                _write(output, done)
+                written = time.monotonic()
+            bar.update(len(batch))
+    print(f"{len(lines)} answers in {output}")
+
+
+class _Answerer:
+    """Texts to texts, in batches of few shapes."""
+
+    def __init__(self, tokenizer: Tokenizer, inputs_length: int, max_length: int, num_beams: int) -> None:
+        self._tokenizer, self._inputs_length = tokenizer, inputs_length
+        self._max_length, self._num_beams = max_length, num_beams
+
+    def __call__(self, model: LanguageModel, texts: list[str], rows: int = 1) -> list[str]:
+        """Answers texts; inputs are cut like the task's, and the last batch is filled up to `rows`."""
+        tokens = [self._tokens(text) for text in texts] + [self._tokens("")] * (rows - len(texts))
+        width = bucket_of(max(map(len, tokens)), default_buckets(self._inputs_length))
+        padded, mask = pad(tokens, width, model.pad_id)
+        written = model.generate(
+            padded, max_length=self._max_length, num_beams=self._num_beams, inputs_lengths=mask.sum(1)
+        )
+        return [self._tokenizer.decode(row) for row in np.asarray(written)[: len(texts)].tolist()]
+
+    def _tokens(self, text: str) -> np.ndarray:
+        ids = self._tokenizer.encode(text)[: self._inputs_length - 1]
+        return np.array([*ids, self._tokenizer.eos_id], np.int32)
+
+
+def _read(path: str) -> list[dict]:
+    try:
+        text = epath.Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    return [_parsed(path, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _parsed(path: str, number: int, line: str) -> dict:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{path}, line {number}: no JSON ({error})") from error
+    if not isinstance(found, dict) or not isinstance(found.get("inputs"), str):
+        raise UserError(f'{path}, line {number}: needs an object with a text "inputs", like {{"inputs": "..."}}')
+    return found
+
+
+def _resume(output: epath.Path, lines: list[dict]) -> list[dict]:
+    """The answers that an earlier run wrote."""
+    done = _read(str(output)) if output.exists() else []
+    for number, (line, answered) in enumerate(zip(lines, done, strict=False), 1):
+        if line["inputs"] != answered["inputs"]:
+            raise UserError(f"{output}, line {number}: answers another input; name another output file or delete it")
+    return done[: len(lines)]
+
+
+def _write(output: epath.Path, done: list[dict]) -> None:
+    """Writes all answers so far: whole or not at all, so that a kill leaves no half line."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output.parent / f".{output.name}.unfinished"
+    unfinished.write_text("".join(json.dumps(line) + "\n" for line in done))
+    unfinished.replace(output)
+
+
+def _ask(lm: LanguageModel, method: LanguageModel, answer: _Answerer) -> None:
+    """Shows the frozen LM's answer alone and with the module, for each line typed."""
+    if not sys.stdin.isatty():
+        raise UserError("infer: no input file; give --gin.infer.input_file=FILE.jsonl, or run it in a terminal")
+    print("Type a line of text; an empty one ends.")
+    for text in _typed():
+        print(f"  frozen LM alone: {answer(lm, [text])[0]}")
+        print(f"  with {type(method).__name__}: {answer(method, [text])[0]}")
+
+
+def _typed() -> Iterator[str]:
+    while True:
+        try:
+            text = input("> ")
+        except EOFError:
+            return
+        if not text:
+            return
+        yield text

@@ -1,0 +1,64 @@
+"""The table that a run ends with: each data set before and after, side by side, with intervals."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from frozen_jax.evaluation import TaskResult
+
+Results = Mapping[str, TaskResult]
+
+
+def flat(results: Results) -> dict[str, float]:
+    """Returns all metrics under `task/metric`, and `mean`: of every task's first metric."""
+    values = {f"{name}/{metric}": value for name, r in results.items() for metric, value in r.metrics.items()}
+    values |= {f"{name}/nats_per_token": result.nats_per_token for name, result in results.items()}
+    return values | {"mean": mean(results)}
+
+
+def mean(results: Results) -> float:
+    """Returns the mean over tasks of the first metric of each."""
+    return statistics.fmean(_first(result)[1] for result in results.values())
+
+
+def table(columns: Mapping[str, Results]) -> str:
+    """Returns a Markdown table: a row a data set, a column a model, 95% intervals in brackets.
+
+    Args:
+        columns: title → results, all of the same tasks.
+    """
+    first = next(iter(columns.values()))
+    titles = ["data set", "metric", *columns, "majority", "examples"]
+    rows = [
+        [name, _first(result)[0], *(_cell(results[name]) for results in columns.values()), *_facts(result)]
+        for name, result in first.items()
+    ]
+    if len(first) > 1:
+        rows.append(["mean", "", *(f"{mean(results):.3f}" for results in columns.values()), "", ""])
+    return markdown(titles, rows)
+
+
+def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns an aligned Markdown table."""
+    lines = [titles, ["-" * len(title) for title in titles], *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
+    lines[1] = ["-" * width for width in widths]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def _first(result: TaskResult) -> tuple[str, float]:
+    return next(iter(result.metrics.items()))
+
+
+def _cell(result: TaskResult) -> str:
+    metric, value = _first(result)
+    interval = result.intervals.get(metric)
+    return f"{value:.3f}" if interval is None else f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _facts(result: TaskResult) -> list[str]:
+    majority = "" if result.majority_rate is None else f"{result.majority_rate:.3f}"
+    whole = "" if result.examples == result.split_size else f" of {result.split_size}"
+    return [majority, f"{result.examples}{whole} ({result.split})"]

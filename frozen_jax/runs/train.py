@@ -1,0 +1,107 @@
+"""`--run_mode=train`: trains a module around a frozen LM and shows what the LM does without it and with it."""
+
+from __future__ import annotations
+
+import time
+
+import gin
+import jax
+import optax
+
+from frozen_jax import partitioning, training
+from frozen_jax.checkpoints import Checkpointer, describe
+from frozen_jax.evaluation import evaluate
+from frozen_jax.methods.base import parameter_count
+from frozen_jax.metrics import MetricWriter
+from frozen_jax.runs import report
+from frozen_jax.runs.job import Job
+
+
+@gin.configurable
+def train(
+    job: Job = gin.REQUIRED,
+    optimizer: optax.GradientTransformation = gin.REQUIRED,
+    train_steps: int = gin.REQUIRED,
+    *,
+    eval_period: int = 0,
+    save_period: int = 100,
+    report_split: str | None = "test",
+    z_loss: float = 0.0,
+    accumulation_steps: int = 1,
+    log_period: int = 10,
+    profile_steps: int = 0,
+) -> None:
+    """Trains until `train_steps`, going on from the latest checkpoint in the run's folder if there is one.
+
+    Args:
+        job: the method, its data and the run's folder.
+        optimizer: from optax.
+        train_steps: in all, those before a resumption included.
+        eval_period: evaluate on the validation split every so many steps and keep the best state; 0 never does.
+        save_period: save every so many steps, and at the end.
+        report_split: at the end, evaluate the frozen LM alone and with its module on this split; None reports nothing.
+        z_loss: see `training.loss_sum`.
+        accumulation_steps: microbatches a step.
+        log_period: steps a line of metrics.
+        profile_steps: how many steps to trace into MODEL_DIR/profile.
+
+    Raises:
+        UserError: for a batch that the mesh or the microbatches do not divide, and whatever the parts raise.
+    """
+    partitioning.check_batch_size(job.data.batch_size, job.mesh, accumulation_steps)
+    batches = job.data.train_batches()
+    validation = job.data.eval_tasks("validation") if eval_period else None
+    state, split = training.start(job.method, optimizer, job.mesh, job.rules)
+    description = describe(job.method, state.trained, seed=job.seed, gin_config=gin.operative_config_str())
+    checkpointer = Checkpointer(job.directory, description, best_metric="mean" if eval_period else None)
+    state = checkpointer.restore(state)
+    job.save_gin_config()
+    writer = MetricWriter(job.directory, first_step=int(state.step), log_period=log_period)
+    step = training.make_train_step(
+        split, state, optimizer, z_loss=z_loss, accumulation_steps=accumulation_steps, seed=job.seed
+    )
+    first, began = int(state.step), time.perf_counter()
+    with batches.iterate(first) as iterator:
+        training.fit(
+            state,
+            split,
+            step,
+            iterator,
+            train_steps=train_steps,
+            writer=writer,
+            checkpointer=checkpointer,
+            save_period=save_period,
+            evaluate=lambda model: report.flat(evaluate(model, validation or [])),
+            eval_period=eval_period,
+            profile_steps=profile_steps,
+        )
+    if report_split is not None and jax.process_index() == 0:
+        _report(job, report_split, steps=train_steps - first, seconds=time.perf_counter() - began)
+
+
+def _report(job: Job, split: str, *, steps: int, seconds: float) -> None:
+    """Prints and writes MODEL_DIR/report.md."""
+    tasks = job.data.eval_tasks(split)
+    method = job.trained_method()
+    alone = evaluate(job.method.lm, tasks)
+    beside = evaluate(method, tasks, predictions_dir=job.directory / "predictions")
+    name = type(job.method).__name__
+    text = "\n".join(
+        [
+            report.table({"frozen LM alone": alone, f"with {name}": beside}),
+            "",
+            _what_was_trained(job),
+            f"This run: {steps} steps of {job.data.batch_size} examples in {seconds:.0f} s, validation included.",
+            f"Results: {job.directory}",
+        ]
+    )
+    (job.directory / "report.md").write_text(text + "\n")
+    print(text)
+
+
+def _what_was_trained(job: Job) -> str:
+    from frozen_jax import freezing
+
+    _, trained, frozen = freezing.split(job.method, job.mask())
+    count, of = parameter_count(trained), parameter_count(trained) + parameter_count(frozen)
+    return f"Trained: {count:,} of {of:,} parameters ({100 * count / of:.3g}%)."

@@ -1,0 +1,47 @@
+"""Runs frozen_jax from gin files: trains a module around a frozen LM, evaluates it, or lets it answer.
+
+    python run.py --gin_file=gin/runs/quickstart.gin --gin.MODEL_DIR=/tmp/quickstart
+    python run.py --gin_file=... --run_mode=eval|infer, --dry_run, --gin.NAME=value
+
+Flags and gin, then one function of frozen_jax. Nothing else lives here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from frozen_jax import gin_config, runs
+from frozen_jax.errors import UserError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs what the command line asks for and returns the exit status: 0, or 2 for a user's mistake."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gin_file", action="append", default=[], help="a gin file; may be given again")
+    parser.add_argument("--gin_search_paths", default=".", help="folders for gin files, separated by commas")
+    parser.add_argument("--run_mode", choices=sorted(runs.MODES), default="train")
+    parser.add_argument("--dry_run", action="store_true", help="show what would be done, then exit")
+    parser.add_argument(
+        "--profile_steps", type=int, default=0, help="trace so many training steps into MODEL_DIR/profile"
+    )
+    flags, rest = parser.parse_known_args(arguments)
+    try:
+        if unknown := [argument for argument in rest if not argument.startswith("--gin.")]:
+            raise UserError(f"unknown argument {unknown[0]!r}; see python run.py --help")
+        bindings = [argument.removeprefix("--gin.") for argument in rest]
+        if flags.profile_steps:
+            bindings.append(f"train.profile_steps={flags.profile_steps}")
+        gin_config.parse(flags.gin_file, bindings, flags.gin_search_paths.split(","))
+        runs.MODES["dry_run" if flags.dry_run else flags.run_mode]()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
