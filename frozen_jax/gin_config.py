@@ -78,7 +78,8 @@ def _check_macros(given: Sequence[str]) -> None:
     """Every macro that is used has a value, and every macro given on the command line is used."""
     used = {
         reference.scoped_selector.split("/")[0]
-        for reference in gin_internals.iterate_references(gin_internals._CONFIG, to=gin_internals.macro)
+        for reference in gin_internals.iterate_references(gin_internals._CONFIG)
+        if reference.selector == "gin.macro"
     }
     defined = {scope for scope, selector in gin_internals._CONFIG if selector.endswith("gin.macro")}
     if missing := sorted(used - defined):

@@ -46,19 +46,25 @@ def sampled_vocabulary(
 
 @gin.configurable
 def from_text(
-    lm: LanguageModel, length: int, key: PRNGKeyArray, text: str = gin.REQUIRED, tokenizer: str = gin.REQUIRED
+    lm: LanguageModel,
+    length: int,
+    key: PRNGKeyArray,
+    text: str = gin.REQUIRED,
+    tokenizer: str = gin.REQUIRED,
+    filled_up: Initializer = sampled_vocabulary,
 ) -> Float[Array, "P D"]:
-    """Takes the embeddings of a text's tokens, cut at the prompt's length; sampled vocabulary fills up what is left.
+    """Takes the embeddings of a text's tokens, cut at the prompt's length.
 
     Args:
         lm: whose embeddings.
         length: P.
-        key: for the sampled vocabulary.
+        key: for what fills up.
         text: for instance a description of the task.
         tokenizer: source of the LM's tokenizer, see `load_tokenizer`.
+        filled_up: what gives the vectors that the text leaves free.
     """
-    tokens = load_tokenizer(tokenizer).encode(text)[:length]
-    return _embeddings(lm, tokens, filled_up=sampled_vocabulary(lm, length, key))
+    embeddings = _embeddings(lm, load_tokenizer(tokenizer).encode(text)[:length])
+    return jnp.concatenate([embeddings, filled_up(lm, length, key)[len(embeddings) :]])
 
 
 @gin.configurable
@@ -68,19 +74,21 @@ def from_class_labels(
     key: PRNGKeyArray,
     labels: Sequence[str] = gin.REQUIRED,
     tokenizer: str = gin.REQUIRED,
+    filled_up: Initializer = sampled_vocabulary,
 ) -> Float[Array, "P D"]:
-    """Takes the embedding of each answer word (their mean where it has several tokens); the rest is sampled vocabulary.
+    """Takes the embedding of each answer word, their mean where it has several tokens.
 
     Args:
         lm: whose embeddings.
         length: P.
-        key: for the sampled vocabulary.
+        key: for what fills up.
         labels: the task's answer words.
         tokenizer: source of the LM's tokenizer, see `load_tokenizer`.
+        filled_up: what gives the vectors that the labels leave free; Lester et al. sample the vocabulary.
     """
     encode = load_tokenizer(tokenizer).encode
     means = [jnp.mean(_embeddings(lm, encode(label)), axis=0) for label in labels[:length]]
-    return jnp.concatenate([jnp.stack(means), sampled_vocabulary(lm, length, key)[len(means) :]])
+    return jnp.concatenate([jnp.stack(means), filled_up(lm, length, key)[len(means) :]])
 
 
 @gin.configurable
@@ -98,11 +106,8 @@ def from_checkpoint(lm: LanguageModel, length: int, key: PRNGKeyArray, path: str
     return jnp.asarray(trained["prompt"])
 
 
-def _embeddings(
-    lm: LanguageModel, tokens: Sequence[int] | Int[Array, " N"], filled_up: Float[Array, "P D"] | None = None
-) -> Float[Array, "N D"]:
-    embeddings = lm.embed(jnp.asarray(tokens, jnp.int32)).astype(jnp.float32)
-    return embeddings if filled_up is None else jnp.concatenate([embeddings, filled_up[len(embeddings) :]])
+def _embeddings(lm: LanguageModel, tokens: Sequence[int] | Int[Array, " N"]) -> Float[Array, "N D"]:
+    return lm.embed(jnp.asarray(tokens, jnp.int32)).astype(jnp.float32)
 
 
 @gin.configurable

@@ -1,0 +1,84 @@
+"""Meshes of eight CPU devices give what one device gives."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from frozen_jax import partitioning, training
+from frozen_jax.errors import UserError
+from tests import tiny
+
+
+def _losses(name, mesh, steps=20):
+    method = tiny.method(name)
+    optimizer = optax.adafactor(0.1) if name == "prompt_tuning" else optax.adamw(1e-3)
+    state, split = training.start(method, optimizer, mesh)
+    step = training.make_train_step(split, state, optimizer)
+    losses = []
+    for index in range(steps):
+        state, metrics = step(state, split.frozen, partitioning.put_batch(tiny.batch(seed=index), mesh))
+        losses.append(float(metrics["loss"]))
+    return np.array(losses)
+
+
+@pytest.fixture(scope="module")
+def single():
+    return {name: _losses(name, tiny.mesh(1, 1)) for name in tiny.METHODS}
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (4, 2), (1, 8)])
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_every_mesh_gives_the_losses_of_one_device(single, name, shape):
+    losses = _losses(name, tiny.mesh(*shape))
+    np.testing.assert_allclose(losses[0], single[name][0], rtol=1e-5)
+    np.testing.assert_allclose(losses, single[name], rtol=1e-3)
+    assert losses[-1] != losses[0]
+
+
+def test_parameters_are_really_split():
+    mesh = tiny.mesh(4, 2)
+    state, split = training.start(tiny.method("fine_tuning"), optax.adamw(1e-3), mesh)
+    kernel = state.trained["lm/encoder/layers/mlp/wi_0/kernel"]
+    assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, None, "model")
+    assert kernel.addressable_shards[0].data.size == kernel.size // 2
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == kernel.shape]
+    assert moments
+    assert all(leaf.sharding == kernel.sharding for leaf in moments if leaf.shape == kernel.shape)
+
+
+def test_two_dimensional_rules_split_the_width_too():
+    sharding = partitioning.sharding_for("lm/encoder/layers/mlp/wo/kernel", (2, 32, 16), tiny.mesh(4, 2), rules="2d")
+    assert sharding.spec == jax.sharding.PartitionSpec(None, "model", "data")
+
+
+def test_an_axis_that_does_not_divide_stays_whole():
+    spec = partitioning.sharding_for("encoder/relpos_bias/rel_embedding", (6, 32), tiny.mesh(2, 4)).spec
+    assert spec == jax.sharding.PartitionSpec(None, None)
+
+
+def test_every_parameter_of_every_method_has_logical_axes():
+    from flax import nnx
+
+    for name in tiny.METHODS:
+        for path, leaf in nnx.to_flat_state(nnx.state(tiny.method(name))):
+            assert len(partitioning.logical_axes("/".join(map(str, path)), leaf.ndim)) == leaf.ndim
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: partitioning.logical_axes("lm/new/thing", 2), "no entry in LOGICAL_AXES"),
+        (lambda: partitioning.logical_axes("prompt", 3), "has 3 axes"),
+        (lambda: partitioning.make_mesh(data=3, model=2), "mesh 3x2 .* needs 6 devices; there are 8"),
+        (
+            lambda: partitioning.check_batch_size(12, tiny.mesh(8, 1)),
+            "batch size 12 is not divisible by 8.*use 8 or 16",
+        ),
+        (lambda: partitioning.check_batch_size(8, tiny.mesh(8, 1), 2), "not divisible by 16"),
+        (lambda: partitioning.sharding_for("prompt", (5, 16), tiny.mesh(1, 1), rules="3d"), "'3d' are not known"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
