@@ -13,9 +13,10 @@ import gin
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Shaped
 
 from frozen_jax.errors import UserError
-from frozen_jax.types import Batch
+from frozen_jax.types import Array, Batch
 
 LOGICAL_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r".*token_embedder/embedding", ("vocab", "embed")),
@@ -133,3 +134,18 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     """Puts this process's rows of a batch onto the mesh as one global batch."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)
+
+
+def spread_rows(
+    arrays: Sequence[Shaped[Array, "B ..."]], like: Shaped[Array, "..."]
+) -> Sequence[Shaped[Array, "B ..."]]:
+    """Splits rows over the `data` axis of the mesh on which the parameter `like` lives, where the axis divides them.
+
+    Args:
+        arrays: with the same number of rows.
+        like: any parameter of the model that will read them.
+    """
+    sharding = like.sharding if isinstance(like, jax.Array) else None
+    if not isinstance(sharding, NamedSharding) or len(arrays[0]) % sharding.mesh.shape["data"]:
+        return arrays
+    return [jax.device_put(array, batch_sharding(sharding.mesh)) for array in arrays]

@@ -38,13 +38,26 @@ def test_every_mesh_gives_the_losses_of_one_device(single, name, shape):
 
 def test_parameters_are_really_split():
     mesh = tiny.mesh(4, 2)
-    state, split = training.start(tiny.method("fine_tuning"), optax.adamw(1e-3), mesh)
+    state, _ = training.start(tiny.method("fine_tuning"), optax.adamw(1e-3), mesh)
     kernel = state.trained["lm/encoder/layers/mlp/wi_0/kernel"]
     assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, None, "model")
     assert kernel.addressable_shards[0].data.size == kernel.size // 2
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == kernel.shape]
     assert moments
     assert all(leaf.sharding == kernel.sharding for leaf in moments if leaf.shape == kernel.shape)
+
+
+def test_scores_and_answers_are_spread_over_the_mesh():
+    method, batch = tiny.method("prompt_tuning"), tiny.batch(rows=8)
+    state, split = training.start(method, optax.sgd(0.1), tiny.mesh(4, 2))
+    spread = split.model(state.trained)
+    score = spread.score(batch.inputs, batch.targets)
+    assert score.sharding.spec == jax.sharding.PartitionSpec("data")
+    np.testing.assert_allclose(score, method.score(batch.inputs, batch.targets), rtol=1e-5)
+    np.testing.assert_array_equal(
+        spread.generate(batch.inputs, max_length=4), method.generate(batch.inputs, max_length=4)
+    )
+    np.testing.assert_allclose(spread.score(batch.inputs[:3], batch.targets[:3]), score[:3], rtol=1e-5)
 
 
 def test_two_dimensional_rules_split_the_width_too():

@@ -18,11 +18,12 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from frozen_jax.errors import UserError
 from frozen_jax.lm import decoding
 from frozen_jax.lm.layers import Dropout
+from frozen_jax.partitioning import spread_rows
 from frozen_jax.types import Array
 
 
@@ -123,7 +124,7 @@ class LanguageModel(nnx.Module):
             inputs_lengths: how many tokens of each row are real; without it, `pad_id` is padding.
         """
         mask = _mask(inputs, inputs_lengths, self.pad_id)
-        return _run(_logits, *nnx.split(self), jnp.asarray(inputs), mask, jnp.asarray(targets))
+        return _call(_logits, self, jnp.asarray(inputs), mask, jnp.asarray(targets))
 
     def score(
         self,
@@ -143,7 +144,7 @@ class LanguageModel(nnx.Module):
         """
         mask = _mask(inputs, inputs_lengths, self.pad_id)
         weights = _mask(targets, targets_lengths, self.pad_id)
-        return _run(_score, *nnx.split(self), jnp.asarray(inputs), mask, jnp.asarray(targets), weights)
+        return _call(_score, self, jnp.asarray(inputs), mask, jnp.asarray(targets), weights)
 
     def generate(
         self,
@@ -173,7 +174,7 @@ class LanguageModel(nnx.Module):
             raise UserError(f"generate: max_length is {max_length} and num_beams {num_beams}; both must be at least 1")
         search = functools.partial(_generate, max_length=max_length, num_beams=num_beams, length_penalty=length_penalty)
         mask = _mask(inputs, inputs_lengths, self.pad_id)
-        return _run(_Static(search), *nnx.split(self), jnp.asarray(inputs), mask)
+        return _call(_Static(search), self, jnp.asarray(inputs), mask)
 
 
 class _Static:
@@ -191,6 +192,12 @@ class _Static:
 
     def __hash__(self) -> int:
         return hash(self.identity)
+
+
+def _call(function: Callable[..., Any], model: LanguageModel, *arrays: Shaped[Array, "B ..."]) -> Any:
+    """Calls `function(model, *arrays)` compiled, rows spread over the mesh on which the model lives."""
+    graphdef, state = nnx.split(model)
+    return _run(function, graphdef, state, *spread_rows(arrays, like=jax.tree.leaves(state)[0]))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
