@@ -31,12 +31,12 @@ class Model(Protocol):
     def score(
         self,
         inputs: Int[Array, "B S"],
-        targets: Int[Array, "B T"],
+        targets: Int[Array, "R T"],
         *,
         inputs_lengths: Int[Array, " B"] | None = None,
-        targets_lengths: Int[Array, " B"] | None = None,
-    ) -> Float[Array, " B"]:
-        """Returns the log-likelihood of each row's targets in nats, summed over its tokens."""
+        targets_lengths: Int[Array, " R"] | None = None,
+    ) -> Float[Array, " R"]:
+        """Returns the log-likelihood of each row's targets in nats; R / B consecutive rows share an input."""
         ...
 
     def generate(
@@ -125,26 +125,30 @@ class Rows:
         """
         self._model, self._batch_size, self._buckets, self._task = model, batch_size, buckets, task
 
-    def score(self, inputs: Sequence[Tokens], targets: Sequence[Tokens]) -> Float[np.ndarray, " N"]:
-        """The log-likelihood of each target.
+    def score(self, inputs: Sequence[Tokens], targets: Sequence[Sequence[Tokens]]) -> list[Float[np.ndarray, " C"]]:
+        """The log-likelihoods of the targets of each input, which is read once for all of them.
 
         Args:
             inputs: token ids.
-            targets: token ids, one sequence for each of the inputs.
+            targets: for each of the inputs, token ids of one or more texts.
 
         Returns:
-            Nats.
+            For each of the inputs the nats of its texts.
         """
-        width = max(map(len, targets))
+        most, width = max(map(len, targets)), max(len(tokens) for texts in targets for tokens in texts)
+        nothing = np.zeros(0, np.int32)
 
         def scores(rows: Sequence[int], tokens: Array, lengths: Array) -> Array:
-            answers, answers_lengths = self._padded([targets[row] for row in rows], width)
-            return self._model.score(tokens, answers, inputs_lengths=lengths, targets_lengths=answers_lengths)
+            texts = [text for row in rows for text in [*targets[row], *[nothing] * (most - len(targets[row]))]]
+            answers, answers_lengths = self._padded(texts, width)
+            found = self._model.score(tokens, answers, inputs_lengths=lengths, targets_lengths=answers_lengths)
+            return np.asarray(found, np.float64).reshape(len(rows), most)
 
-        found = np.array(self._in_batches("score", scores, inputs), np.float64)
+        found = self._in_batches("score", scores, inputs)
         if np.isnan(found).any():
-            raise FloatingPointError(f"task {self._task}: the score of row {np.isnan(found).argmax()} is not a number")
-        return found
+            row = int(np.isnan(found).any(axis=1).argmax())
+            raise FloatingPointError(f"task {self._task}: a score of row {row} is not a number")
+        return [row[: len(texts)] for row, texts in zip(found, targets, strict=True)]
 
     def generate(self, inputs: Sequence[Tokens], max_length: int) -> list[Tokens]:
         """What the model writes, greedily.
@@ -219,7 +223,7 @@ def answer(rows: Rows, task: EvalTask, decode_length: int, normalize_by_length: 
     if any(with_choices):
         raise UserError(f"task {task.name}: some examples have answer choices and some have none")
     inputs = [example.inputs for example in task.examples]
-    scores = rows.score(inputs, [example.targets for example in task.examples])
+    scores = np.concatenate(rows.score(inputs, [[example.targets] for example in task.examples]))
     predictions = None
     if task.predict_metrics:
         predictions = [task.decode(tokens.tolist()) for tokens in rows.generate(inputs, decode_length)]
@@ -229,9 +233,8 @@ def answer(rows: Rows, task: EvalTask, decode_length: int, normalize_by_length: 
 def _choose(rows: Rows, examples: Sequence[EvalExample], normalize_by_length: bool) -> Answers:
     """Scores every choice of every example, and the target where it is not among them."""
     asked = [{example.targets_text: example.targets, **example.choices} for example in examples]
-    inputs = [example.inputs for example, texts in zip(examples, asked, strict=True) for _ in texts]
-    scores = iter(rows.score(inputs, [tokens for texts in asked for tokens in texts.values()]).tolist())
-    found = [{text: next(scores) for text in texts} for texts in asked]
+    scores = rows.score([example.inputs for example in examples], [list(texts.values()) for texts in asked])
+    found = [dict(zip(texts, row.tolist(), strict=True)) for texts, row in zip(asked, scores, strict=True)]
     judged = [
         {text: score[text] / (len(tokens) if normalize_by_length else 1) for text, tokens in example.choices.items()}
         for example, score in zip(examples, found, strict=True)

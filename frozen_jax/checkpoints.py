@@ -3,7 +3,7 @@
     MODEL_DIR/checkpoints/STEP/     the latest states, to resume from
     MODEL_DIR/best/STEP/            the state with the best validation metric, to use
         state/                      orbax: trained parameters, optimizer state, step (= data position)
-        description/metadata        JSON: method, LM name and fingerprint, seed, gin config, parameter shapes
+        description/metadata        JSON: method, LM name and fingerprint, seed, gin config, parameter shapes, metric
 
 Orbax writes a step into a temporary folder and renames it when it is whole, so a kill or a full disk costs the step
 that was being saved and no other.
@@ -12,8 +12,11 @@ that was being saved and no other.
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,6 +32,8 @@ from frozen_jax.errors import UserError
 FORMAT = 1
 _BEST = "best"
 _LATEST = "checkpoints"
+_DESCRIBED = {"format": int, "method": str, "frozen_lms": dict, "seed": int, "trained": dict}
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def describe(method: nnx.Module, trained: Mapping[str, Any], *, seed: int, gin_config: str = "") -> dict[str, Any]:
@@ -53,7 +58,7 @@ def frozen_lms(method: nnx.Module) -> dict[str, dict[str, str]]:
 
 
 class Checkpointer:
-    """Saves and restores the training states of one run, asynchronously.
+    """Saves and restores the training states of one run, asynchronously. Used in a `with` statement, or closed.
 
     Attributes:
         directory: the run's folder.
@@ -74,91 +79,153 @@ class Checkpointer:
             description: as `describe` returns it.
             best_metric: the evaluation metric whose highest value is kept beside the latest; None keeps none.
             keep: how many of the latest states to keep.
+
+        Raises:
+            UserError: if the folder cannot be made, or the best state in it is damaged.
         """
         self.directory = epath.Path(directory)
         self._description = dict(description)
         self._best_metric = best_metric
-        self._latest = _manager(self.directory / _LATEST, ocp.CheckpointManagerOptions(max_to_keep=keep))
-        best = ocp.CheckpointManagerOptions(max_to_keep=1, best_fn=lambda m: m[best_metric], best_mode="max")
-        self._best = _manager(self.directory / _BEST, best) if best_metric else None
+        self._latest = _manager(self.directory / _LATEST, keep)
+        self._best = _manager(self.directory / _BEST, keep=1) if best_metric else None
+        self._best_value = self._value_of_best()
+
+    def _value_of_best(self) -> float:
+        step = self._best.latest_step() if self._best else None
+        if step is None:
+            return -math.inf
+        measured = read_description(self.directory / _BEST / str(step)).get("measured", {})
+        return measured.get(self._best_metric, -math.inf)
 
     def restore(self, state: Any) -> Any:
         """Returns the latest saved state, placed like `state`, or `state` itself if nothing was saved yet.
 
         Raises:
-            UserError: if the folder holds a run of another method, LM, seed or shape.
+            UserError: if the folder holds a run of another method, LM, seed, shape or optimizer, or is damaged.
         """
         step = self._latest.latest_step()
         if step is None:
             return state
-        found = read_description(self.directory / _LATEST / str(step))
-        _check_same(self.directory, found, self._description)
+        folder = self.directory / _LATEST / str(step)
+        _check_same(self.directory, read_description(folder), self._description)
+        _check_stored(folder, _shapes(state))
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        with _errors_named(self.directory / _LATEST / str(step)):
-            return self._latest.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))[
-                "state"
-            ]
+        with _reading(folder):
+            restored = self._latest.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
+        return restored["state"]
 
     def save(self, step: int, state: Any) -> None:
-        """Begins to save the state after `step` steps."""
-        with _errors_named(self.directory / _LATEST):
-            self._latest.save(step, args=self._args(state), force=True)
-
-    def save_best(self, step: int, state: Any, metrics: Mapping[str, float]) -> None:
-        """Saves the state as the best so far, if it is.
+        """Begins to save the state after `step` steps, and waits for the save before it.
 
         Raises:
-            UserError: if the metrics lack the one to choose by.
+            UserError: if either fails; the states saved earlier stay.
+        """
+        with _saving(self.directory / _LATEST):
+            self._latest.save(step, args=_args(state, self._description), force=True)
+
+    def save_best(self, step: int, state: Any, metrics: Mapping[str, float]) -> None:
+        """Begins to save the state as the best so far, if it is.
+
+        Raises:
+            UserError: if the metrics lack the one to choose by, or as `save`.
         """
         if self._best is None or self._best_metric is None:
             return
         if self._best_metric not in metrics:
             raise UserError(f"best metric {self._best_metric!r} is not among those measured: {sorted(metrics)}")
-        with _errors_named(self.directory / _BEST):
-            self._best.save(
-                step, args=self._args(state), metrics={self._best_metric: float(metrics[self._best_metric])}
-            )
-
-    def _args(self, state: Any) -> ocp.args.Composite:
-        return ocp.args.Composite(state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(self._description))
+        value = float(metrics[self._best_metric])
+        if not value > self._best_value:  # nor is one that is not a number
+            return
+        measured = {**self._description, "measured": {self._best_metric: value}}
+        with _saving(self.directory / _BEST):
+            if self._best.save(step, args=_args(state, measured)):  # not where a killed run has saved this step already
+                self._best_value = value
 
     def wait(self) -> None:
-        """Returns when everything begun has been saved."""
-        with _errors_named(self.directory):
-            self._latest.wait_until_finished()
-            if self._best:
-                self._best.wait_until_finished()
+        """Returns when everything begun has been saved.
+
+        Raises:
+            UserError: if it could not be.
+        """
+        for manager in self._managers():
+            with _saving(manager.directory):
+                manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and ends orbax's threads.
+
+        Raises:
+            UserError: as `wait`.
+        """
+        with contextlib.ExitStack() as stack:  # the second is closed even if the first cannot be
+            for manager in self._managers():
+                stack.enter_context(_saving(manager.directory))
+                stack.callback(manager.close)
+
+    def _managers(self) -> list[ocp.CheckpointManager]:
+        return [manager for manager in (self._latest, self._best) if manager is not None]
+
+    def __enter__(self) -> Checkpointer:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Closes; an error that is already on its way is not hidden by another."""
+        with contextlib.suppress(UserError) if kind else contextlib.nullcontext():
+            self.close()
 
 
-def _manager(directory: epath.Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs a page a save
-    with _errors_named(directory):
+def _manager(directory: epath.Path, keep: int) -> ocp.CheckpointManager:
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs a page a save; its errors are raised as well
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    with _saving(directory):
         return ocp.CheckpointManager(directory, options=options)
 
 
+def _args(state: Any, description: Mapping[str, Any]) -> ocp.args.Composite:
+    return ocp.args.Composite(state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(description))
+
+
 @contextlib.contextmanager
-def _errors_named(directory: epath.Path) -> Iterator[None]:
-    """Turns what a full disk or a damaged file raises into one line."""
+def _saving(directory: epath.Path) -> Iterator[None]:
+    """Turns what a full disk raises into one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0][:300]
-        raise UserError(
-            f"checkpoint {directory}: {type(error).__name__}: {reason}; earlier ones are untouched"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot save to {directory}: {_reason(error)}; what was saved before is untouched") from error
+
+
+@contextlib.contextmanager
+def _reading(folder: epath.Path) -> Iterator[None]:
+    """Turns what a damaged file raises into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"checkpoint {folder} is damaged or incomplete: {_reason(error)}; delete it to use the one before it"
+        raise UserError(message) from error
+
+
+def _reason(error: Exception) -> str:
+    """What the system says, if it is found in what TensorStore makes of it, else the beginning of that."""
+    text = " ".join(str(error).split())
+    return next((os.strerror(code) for code in _DISK_ERRORS if os.strerror(code) in text), text[:200])
 
 
 def read_description(checkpoint: epath.PathLike) -> dict[str, Any]:
-    """Reads the JSON description of one saved step.
+    """Returns the JSON description of one saved step.
 
     Raises:
         UserError: if the folder holds none.
     """
-    with _errors_named(epath.Path(checkpoint)):
-        restored = ocp.CheckpointManager(epath.Path(checkpoint).parent).restore(
-            int(epath.Path(checkpoint).name), args=ocp.args.Composite(description=ocp.args.JsonRestore())
-        )
-    return restored["description"]
+    folder = epath.Path(checkpoint)
+    with _reading(folder):
+        found = json.loads((folder / "description" / "metadata").read_text())
+        for key, kind in _DESCRIBED.items():
+            if not isinstance(found[key], kind):
+                raise ValueError(f"its description says {key} is {found[key]!r}")
+        if found["format"] != FORMAT:
+            raise ValueError(f"its description has format {found['format']}; this version reads {FORMAT}")
+    return found
 
 
 def find(path: epath.PathLike) -> epath.Path:
@@ -172,8 +239,8 @@ def find(path: epath.PathLike) -> epath.Path:
         return root
     for folder in (root / _BEST, root / _LATEST, root):
         steps = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
-        if steps:
-            return max(steps, key=lambda p: int(p.name))
+        if whole := [step for step in steps if ocp.utils.is_checkpoint_finalized(step)]:
+            return max(whole, key=lambda p: int(p.name))
     raise UserError(
         f"{path}: no module checkpoint there; give a run's MODEL_DIR or one of its checkpoints/STEP folders"
     )
@@ -195,9 +262,10 @@ def load_trained(path: epath.PathLike, model: nnx.Module) -> dict[str, Shaped[np
     step = find(path)
     description = read_description(step)
     _check_lms(step, description["frozen_lms"], frozen_lms(model))
-    _check_room(step, description["trained"])
-    trained = {name: jax.ShapeDtypeStruct(tuple(s), np.float32) for name, s in description["trained"].items()}
-    with _errors_named(step):
+    with _reading(step):
+        trained = {name: jax.ShapeDtypeStruct(tuple(s), np.float32) for name, s in description["trained"].items()}
+        _check_stored(step, _shapes({"trained": trained}))
+        _check_room(step, trained)
         restored = ocp.PyTreeCheckpointer().restore(
             step / "state",
             args=ocp.args.PyTreeRestore(
@@ -206,18 +274,28 @@ def load_trained(path: epath.PathLike, model: nnx.Module) -> dict[str, Shaped[np
                 partial_restore=True,
             ),
         )
-    arrays = restored["trained"]
-    for name, array in arrays.items():
-        if array.shape != trained[name].shape:
-            raise UserError(f"{step}: {name} is {array.shape}; its description says {trained[name].shape}")
-    return arrays
+    return restored["trained"]
 
 
-def _check_room(step: epath.Path, shapes: Mapping[str, Any]) -> None:
-    claimed = 4 * sum(math.prod(shape) for shape in shapes.values())
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in flat}
+
+
+def _check_stored(step: epath.Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Compares shapes before memory is taken; what is not wanted may be there as well."""
+    with _reading(step):
+        stored = _shapes(ocp.PyTreeCheckpointHandler().metadata(step / "state").tree)
+    for name, shape in wanted.items():
+        if stored.get(name) != shape:
+            raise UserError(f"{step}: {name} is {stored.get(name, 'absent')} in the checkpoint; wanted is {shape}")
+
+
+def _check_room(step: epath.Path, trained: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    claimed = 4 * sum(math.prod(leaf.shape) for leaf in trained.values())
     stored = _bytes_in(step / "state")
     if claimed > 1000 * max(stored, 1):  # compressed constants shrink, but not a thousandfold
-        raise UserError(f"{step}: claims {claimed} bytes of parameters in {stored} bytes of files; it is damaged")
+        raise ValueError(f"it claims {claimed} bytes of parameters in {stored} bytes of files")
 
 
 def _bytes_in(path: epath.Path) -> int:
@@ -226,11 +304,13 @@ def _bytes_in(path: epath.Path) -> int:
 
 def _check_same(directory: epath.Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     _check_lms(directory, found["frozen_lms"], wanted["frozen_lms"])
-    for key, what in (("method", "method"), ("seed", "seed"), ("trained", "trained parameters")):
-        if found[key] != wanted[key]:
-            raise UserError(
-                f"{directory}: holds a run with {what} {found[key]}, not {wanted[key]}; use another MODEL_DIR"
-            )
+    differences = [(key, found[key], wanted[key]) for key in ("method", "seed")]
+    shapes = [{name: tuple(shape) for name, shape in described["trained"].items()} for described in (found, wanted)]
+    names = sorted(shapes[0].keys() | shapes[1].keys())
+    differences += [(name, *(tree.get(name, "absent") for tree in shapes)) for name in names]
+    for what, was, now in differences:
+        if was != now:
+            raise UserError(f"{directory}: holds a run with {what} {was}, not {now}; use another MODEL_DIR")
 
 
 def _check_lms(path: epath.Path, found: Mapping[str, Any], held: Mapping[str, Any]) -> None:

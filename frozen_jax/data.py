@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import seqio
 import tensorflow as tf
+from jaxtyping import Int
 
 from frozen_jax.answering import EvalExample, EvalTask
-from frozen_jax.batching import FEATURES, Batches, Ragged, TaskTokens, default_buckets
+from frozen_jax.batching import FEATURES, Batches, Ragged, TaskTokens, Tokens, default_buckets
 from frozen_jax.errors import UserError
 from frozen_jax.ordering import permutation, random_bits
 from frozen_jax.tokenizer import lm_tokenizer
@@ -295,23 +296,23 @@ class _Choices:
         self._task, self._length = task, length
         self._encode = functools.cache(self._encode_one)
 
-    def __call__(self, texts: Sequence[bytes]) -> dict[str, np.ndarray]:
+    def __call__(self, texts: Iterable[bytes]) -> dict[str, Tokens]:
         choices = {text.decode(): self._encode(text.decode()) for text in texts}
-        if len({tokens.tobytes() for tokens in choices.values()}) < len(texts):
+        if len({tokens.tobytes() for tokens in choices.values()}) < len(choices):
             raise UserError(
                 f"task {self._task.name}: the answer choices {list(choices)} cannot be told apart when cut at "
                 f"{self._length} tokens; allow more for targets"
             )
         return choices
 
-    def _encode_one(self, text: str) -> np.ndarray:
+    def _encode_one(self, text: str) -> Tokens:
         feature = self._task.output_features["targets"]
         ends = [feature.vocabulary.eos_id] if feature.add_eos else []
         tokens = feature.vocabulary.encode(text)[: self._length - len(ends)]
         return np.asarray([*tokens, *ends], np.int32)
 
 
-def _encode_texts(texts: bytes | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _encode_texts(texts: bytes | np.ndarray) -> tuple[Tokens, Int[np.ndarray, " texts"]]:
     """Tokens of all texts end to end, and how many each has; called by TensorFlow."""
     tokenizer = lm_tokenizer()
     rows = [tokenizer.encode(text.decode()) for text in np.atleast_1d(np.asarray(texts, object))]

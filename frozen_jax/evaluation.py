@@ -67,7 +67,7 @@ def evaluate(
     Args:
         model: a frozen LM, or a method around one.
         tasks: see `data.eval_tasks`.
-        batch_size: rows of every batch; an example with C choices fills C rows.
+        batch_size: examples of every batch; the choices of one are scored beside one reading of its inputs.
         buckets: the lengths to which inputs are padded; by default powers of two from 16 up.
         decode_length: the most tokens to write; by default as many as a target may have.
         normalize_by_length: judge choices by log-likelihood per token instead of their whole.

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
+import inspect
+import logging
 import re
-from collections.abc import Sequence
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import gin
 from gin import config as gin_internals
@@ -23,16 +29,29 @@ def parse(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[
         search_paths: folders for gin files and for what they include.
 
     Raises:
-        UserError: for what cannot be read, and for a name that nothing knows; says what is close.
+        UserError: for what cannot be read, for a name that nothing knows (says what is close), for a macro that is
+            missing, and for a number, text or truth value where a parameter wants another of them.
     """
     for path in search_paths:
         gin.add_config_file_search_path(path)
     pairs = [_split(binding) for binding in bindings]
     try:
-        gin.parse_config_files_and_bindings(list(files), [f"{name} = {_quoted(value)}" for name, value in pairs])
+        with _gin_quiet():
+            gin.parse_config_files_and_bindings(list(files), [f"{name} = {_quoted(value)}" for name, value in pairs])
     except (ValueError, SyntaxError, ImportError, OSError, AttributeError, TypeError, KeyError) as error:
         raise UserError(_explained(error)) from error
     _check_macros([name for name, _ in pairs])
+    _check_types()
+
+
+@contextlib.contextmanager
+def _gin_quiet() -> Iterator[None]:
+    """gin logs what it raises as well."""
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _split(binding: str) -> tuple[str, str]:
@@ -55,35 +74,95 @@ def _quoted(value: str) -> str:
 
 def _explained(error: Exception) -> str:
     """gin's message, on one line, with the names that are close to the one it does not know."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if unknown := re.search(r"No configurable matching '([^']+)'", text):
+    text = one_line(error) or type(error).__name__
+    if unknown := re.search(r"No configurable matching (?:reference )?'@?([^'(]+)", text):
         known = [selector.split(".")[-1] for selector in gin_internals._REGISTRY]  # gin has no public list
         return f"gin: {text}{_close(unknown[1].split('.')[-1], known)}"
     if unknown := re.search(r"[Cc]onfigurable '([^']+)' doesn't have a parameter named '([^']+)'", text):
-        return f"gin: {text}{_close(unknown[2], _parameters(unknown[1]))}"
+        return f"gin: {text}{_close(unknown[2], list(_parameters(unknown[1])))}"
     return f"gin: {text}"
 
 
-def _parameters(configurable: str) -> list[str]:
+def one_line(error: BaseException) -> str:
+    """Returns an error's message without the line that gin adds for every configurable that it passed through."""
+    return " ".join(str(error).split("\n  In call to configurable")[0].split())
+
+
+@contextlib.contextmanager
+def required_bindings_named() -> Iterator[None]:
+    """Around calls of configurables.
+
+    Raises:
+        UserError: if one of them was called and something that it needs was not bound.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("Required bindings"):
+            raise
+        raise UserError(f"gin: {one_line(error)}; bind it in a gin file or with --gin.NAME=value") from error
+
+
+def current() -> str:
+    """Returns a gin file that makes this run again: all that was bound, and the defaults of all that was called."""
+    keys = {**gin_internals._OPERATIVE_CONFIG, **gin_internals._CONFIG}  # gin offers the one or the other
+    both = {k: {**gin_internals._OPERATIVE_CONFIG.get(k, {}), **gin_internals._CONFIG.get(k, {})} for k in keys}
+    return gin_internals._config_str(both)
+
+
+def _parameters(configurable: str) -> Mapping[str, inspect.Parameter]:
     found = gin_internals._REGISTRY.get_match(configurable)
-    return gin_internals._get_all_positional_parameter_names(found.wrapped) if found else []
+    return inspect.signature(found.wrapped).parameters if found else {}
 
 
 def _close(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f" Close: {', '.join(close)}" if close else ""
+    spelt = {other.lower(): other for other in known}  # macros are in capitals
+    close = difflib.get_close_matches(name.lower(), spelt, n=3, cutoff=0.5)
+    return f" Close: {', '.join(spelt[other] for other in close)}" if close else ""
 
 
 def _check_macros(given: Sequence[str]) -> None:
     """Every macro that is used has a value, and every macro given on the command line is used."""
     used = {
         reference.scoped_selector.split("/")[0]
-        for reference in gin_internals.iterate_references(gin_internals._CONFIG)
-        if reference.selector == "gin.macro"
+        for reference in gin_internals.iterate_references(gin_internals._CONFIG, to=gin_internals.macro)
     }
-    defined = {scope for scope, selector in gin_internals._CONFIG if selector.endswith("gin.macro")}
-    if missing := sorted(used - defined):
+    if missing := sorted(used - _macros().keys()):
         raise UserError(f"gin: {missing[0]} is used but not set; add --gin.{missing[0]}=VALUE or set it in a gin file")
     for name in given:
         if "." not in name and name not in used:
             raise UserError(f"gin: nothing uses the macro {name}.{_close(name, sorted(used))}")
+
+
+def _macros() -> dict[str, Any]:
+    """The value of every macro that has one."""
+    bound = gin_internals._CONFIG.items()
+    return {scope: config["value"] for (scope, selector), config in bound if selector.endswith("gin.macro")}
+
+
+def _check_types() -> None:
+    """Numbers, texts and truth values are bound to parameters that want such; richer types are left to their users."""
+    macros = _macros()
+    for (_, selector), config in gin_internals._CONFIG.items():
+        for name, value in config.items():
+            macro = ""
+            while isinstance(value, gin_internals.ConfigurableReference) and value.selector == "gin.macro":
+                macro = value.scoped_selector.split("/")[0]
+                value = macros[macro]
+            wanted = _plain_types(selector, name)
+            if wanted and not isinstance(value, gin_internals.ConfigurableReference) and type(value) not in wanted:
+                kinds = " or ".join(sorted(kind.__name__ for kind in wanted))
+                raise UserError(f"gin: {macro or f'{selector}.{name}'} is {value!r}; it must be {kinds}")
+
+
+def _plain_types(selector: str, parameter: str) -> set[type]:
+    """What a parameter may be, if it is annotated with plain types alone."""
+    try:
+        found = inspect.signature(gin_internals._REGISTRY[selector].wrapped, eval_str=True).parameters[parameter]
+    except (NameError, TypeError, ValueError, KeyError):  # written in C, names for type checkers only, **keywords
+        return set()
+    annotation = found.annotation
+    kinds = set(typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation])
+    if not kinds <= {bool, int, float, str, types.NoneType}:
+        return set()
+    return kinds | ({int} if float in kinds else set())

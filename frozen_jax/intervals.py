@@ -14,7 +14,7 @@ Interval = tuple[float, float]
 Z = 1.959964  # 95% of a normal distribution lie within so many standard deviations
 
 
-def wilson(hits: float, count: int) -> Interval:
+def wilson(hits: int, count: int) -> Interval:
     """Wilson's score interval of a proportion (Wilson 1927): sound for few examples and for proportions near 0 and 1.
 
     Args:
@@ -42,7 +42,7 @@ def of_mean(values: Float[np.ndarray, " N"], samples: int = 1000) -> Interval:
     """
     scale = 100.0 if values.max() == 100 else 1.0
     if set(np.unique(values)) <= {0.0, scale}:
-        low, high = wilson(values.sum() / scale, len(values))
+        low, high = wilson(round(values.sum() / scale), len(values))
         return low * scale, high * scale
     return bootstrap(lambda rows: {"mean": float(values[rows].mean())}, len(values), samples)["mean"]
 

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 
 import jax
 from etils import epath
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from frozen_jax.errors import UserError
+from frozen_jax.event_file import EventFile
 
 _FLUSH_SECONDS = 10
 
@@ -27,7 +29,7 @@ class MetricWriter:
     """
 
     def __init__(self, directory: epath.PathLike, *, first_step: int = 0, log_period: int = 10) -> None:
-        """Opens the files.
+        """Reads what an earlier run wrote.
 
         Args:
             directory: the run's folder, local or gs://; it is made.
@@ -37,29 +39,27 @@ class MetricWriter:
         self.directory = epath.Path(directory)
         self.log_period = log_period
         self._file = self.directory / "metrics.jsonl"
-        self._lines: list[str] = []
         self._primary = jax.process_index() == 0
-        if self._primary:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._lines = _lines_before(self._file, first_step)
-            self._board = SummaryWriter(str(self.directory / "tensorboard"), purge_step=first_step)
+        self._lines = _lines_before(self._file, first_step) if self._primary else []
+        self._board = EventFile(self.directory / "tensorboard", first_step + 1 if first_step else 0)
         self._bar: tqdm | None = None
         self._since = time.perf_counter()
-        self._flushed = self._since
+        self._flushed = self._ended = self._since
         self._steps, self._examples, self._real, self._all = 0, 0, 0.0, 0
 
     @contextlib.contextmanager
     def progress(self, first: int, last: int) -> Iterator[None]:
-        """Shows a progress bar, if someone is watching, and closes the files at the end."""
+        """Shows a progress bar, if someone is watching, and writes what is left at the end."""
         quiet = not (self._primary and sys.stderr.isatty())
         with tqdm(initial=first, total=last, unit="step", disable=quiet) as self._bar:
             self._since = time.perf_counter()
             try:
                 yield
-            finally:
-                self.flush()
-                if self._primary:
-                    self._board.close()
+            except BaseException:
+                with contextlib.suppress(UserError):  # what ended the run matters more
+                    self.flush()
+                raise
+            self.flush()
 
     def step(self, index: int, metrics: Mapping[str, float], *, examples: int, tokens: int) -> None:
         """Takes the metrics of one training step.
@@ -79,6 +79,7 @@ class MetricWriter:
             self._bar.set_postfix(loss=f"{metrics['loss']:.3f}", accuracy=f"{metrics['accuracy']:.3f}")
         if (index + 1) % self.log_period == 0:
             self._write("train", index + 1, {**metrics, **self._speed()})
+        self._ended = time.perf_counter()
 
     def _speed(self) -> dict[str, float]:
         now = time.perf_counter()
@@ -95,29 +96,41 @@ class MetricWriter:
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes the metrics of an evaluation after `step` steps; its time does not count as training."""
         self._write("eval", step, metrics)
-        self._since = time.perf_counter()
+        self._since += time.perf_counter() - self._ended
 
     def _write(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
         if not self._primary:
             return
         self._lines.append(json.dumps({"kind": kind, "step": step, **metrics}))
         for name, value in metrics.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+            self._board.add(f"{kind}/{name}", value, step)
         if time.perf_counter() - self._flushed > _FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Writes the lines; before every checkpoint, so that a resumed run misses none."""
+        """Writes the lines; before every checkpoint, so that a resumed run misses none.
+
+        Raises:
+            UserError: if the disk is full.
+        """
         self._flushed = time.perf_counter()
-        if self._primary:  # whole, since object stores cannot append
-            self._file.write_text("".join(line + "\n" for line in self._lines))
+        if not self._primary:
+            return
+        unfinished = self.directory / f".{self._file.name}.unfinished"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            unfinished.write_text("".join(f"{line}\n" for line in self._lines))  # whole: object stores cannot append
+            unfinished.replace(self._file)  # and a kill while writing must not lose the lines before
+            self._board.flush()
+        except OSError as error:
+            raise UserError(f"cannot write metrics to {self.directory}: {error.strerror or error}") from error
 
 
 def _lines_before(file: epath.Path, step: int) -> list[str]:
     """The lines of an earlier run up to `step`; a last line cut short by a kill is dropped."""
     lines = []
     for line in file.read_text().splitlines() if file.exists() else ():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["step"] <= step:
                 lines.append(line)
     return lines

@@ -137,12 +137,12 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def spread_rows(
-    arrays: Sequence[Shaped[Array, "B ..."]], like: Shaped[Array, "..."]
-) -> Sequence[Shaped[Array, "B ..."]]:
+    arrays: Sequence[Shaped[Array, "..."]], like: Shaped[Array, "..."]
+) -> Sequence[Shaped[Array, "..."]]:
     """Splits rows over the `data` axis of the mesh on which the parameter `like` lives, where the axis divides them.
 
     Args:
-        arrays: with the same number of rows.
+        arrays: the first has B rows, the others B or a multiple of it.
         like: any parameter of the model that will read them.
     """
     sharding = like.sharding if isinstance(like, jax.Array) else None

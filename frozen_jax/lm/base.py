@@ -58,15 +58,16 @@ class LanguageModel(nnx.Module):
         self,
         inputs: Float[Array, "B S D"],
         inputs_mask: Bool[Array, "B S"],
-        targets: Float[Array, "B T D"],
+        targets: Float[Array, "R T D"],
         dropout: Dropout | None = None,
-    ) -> Float[Array, "B T D"]:
+    ) -> Float[Array, "R T D"]:
         """Runs the stacks: the hidden state at t predicts target t from the inputs and the targets before t.
 
         Args:
             inputs: embeddings of the inputs.
             inputs_mask: True where an input is real.
-            targets: embeddings of the targets, not shifted; the shift is done inside.
+            targets: embeddings of the targets, not shifted; the shift is done inside. R is a multiple of B: so many
+                consecutive rows (answer choices) share one input, which is read once.
             dropout: for training the LM itself; frozen LMs have none.
         """
 
@@ -106,21 +107,21 @@ class LanguageModel(nnx.Module):
         self,
         inputs: Int[Array, "B S"],
         inputs_mask: Bool[Array, "B S"],
-        targets: Int[Array, "B T"],
+        targets: Int[Array, "R T"],
         dropout: Dropout | None = None,
-    ) -> Float[Array, "B T V"]:
+    ) -> Float[Array, "R T V"]:
         """The whole differentiable path, tokens to float32 logits: what training and scoring are made of."""
         embeddings, mask = self.read(inputs, inputs_mask)
         return self.unembed(self.hidden_states(embeddings, mask, self.embed(targets), dropout))
 
     def logits(
-        self, inputs: Int[Array, "B S"], targets: Int[Array, "B T"], *, inputs_lengths: Int[Array, " B"] | None = None
-    ) -> Float[Array, "B T V"]:
+        self, inputs: Int[Array, "B S"], targets: Int[Array, "R T"], *, inputs_lengths: Int[Array, " B"] | None = None
+    ) -> Float[Array, "R T V"]:
         """Returns the logits of every target token, given the inputs and the targets before it.
 
         Args:
             inputs: token ids, padded on the right.
-            targets: token ids, not shifted.
+            targets: token ids, not shifted; one row an input, or as many consecutive ones for each.
             inputs_lengths: how many tokens of each row are real; without it, `pad_id` is padding.
         """
         mask = _mask(inputs, inputs_lengths, self.pad_id)
@@ -129,16 +130,17 @@ class LanguageModel(nnx.Module):
     def score(
         self,
         inputs: Int[Array, "B S"],
-        targets: Int[Array, "B T"],
+        targets: Int[Array, "R T"],
         *,
         inputs_lengths: Int[Array, " B"] | None = None,
-        targets_lengths: Int[Array, " B"] | None = None,
-    ) -> Float[Array, " B"]:
+        targets_lengths: Int[Array, " R"] | None = None,
+    ) -> Float[Array, " R"]:
         """Returns the log-likelihood of each row's targets in nats, summed over its real tokens.
 
         Args:
             inputs: token ids, padded on the right.
-            targets: token ids, padded on the right, not shifted.
+            targets: token ids, padded on the right, not shifted; one row an input, or as many consecutive ones (answer
+                choices) for each: the input is then read once.
             inputs_lengths: how many input tokens of each row are real; without it, `pad_id` is padding.
             targets_lengths: the same for the targets.
         """
@@ -194,7 +196,7 @@ class _Static:
         return hash(self.identity)
 
 
-def _call(function: Callable[..., Any], model: LanguageModel, *arrays: Shaped[Array, "B ..."]) -> Any:
+def _call(function: Callable[..., Any], model: LanguageModel, *arrays: Shaped[Array, "..."]) -> Any:
     """Calls `function(model, *arrays)` compiled, rows spread over the mesh on which the model lives."""
     graphdef, state = nnx.split(model)
     return _run(function, graphdef, state, *spread_rows(arrays, like=jax.tree.leaves(state)[0]))
@@ -212,8 +214,8 @@ def _mask(tokens: Int[Array, "B S"], lengths: Int[Array, " B"] | None, pad_id: i
 
 
 def _logits(
-    model: LanguageModel, inputs: Int[Array, "B S"], mask: Bool[Array, "B S"], targets: Int[Array, "B T"]
-) -> Float[Array, "B T V"]:
+    model: LanguageModel, inputs: Int[Array, "B S"], mask: Bool[Array, "B S"], targets: Int[Array, "R T"]
+) -> Float[Array, "R T V"]:
     return model.target_logits(inputs, mask, targets)
 
 
@@ -221,9 +223,9 @@ def _score(
     model: LanguageModel,
     inputs: Int[Array, "B S"],
     mask: Bool[Array, "B S"],
-    targets: Int[Array, "B T"],
-    weights: Bool[Array, "B T"],
-) -> Float[Array, " B"]:
+    targets: Int[Array, "R T"],
+    weights: Bool[Array, "R T"],
+) -> Float[Array, " R"]:
     logprobs = target_log_probs(model.target_logits(inputs, mask, targets), targets)
     return jnp.sum(jnp.where(weights, logprobs, 0.0), axis=1)
 

@@ -174,27 +174,31 @@ class DecoderLayer(nnx.Module):
 
     def after_self_attention(
         self,
-        hidden: Float[Array, "B T D"],
+        hidden: Float[Array, "R T D"],
         cross_keys: Float[Array, "B S H K"],
         cross_values: Float[Array, "B S H K"],
         cross_bias: Float[Array, "B 1 1 S"],
         dropout: Dropout | None = None,
-    ) -> Float[Array, "B T D"]:
-        """Runs cross-attention and MLP: the part that is the same with and without a cache."""
-        x = self.pre_cross_attention_layer_norm(hidden)
+    ) -> Float[Array, "R T D"]:
+        """Runs cross-attention and MLP: the part that is the same with and without a cache.
+
+        The rows of one input stand side by side as queries of one cross-attention, so that its keys are held once.
+        """
+        grouped = hidden.reshape(cross_keys.shape[0], -1, hidden.shape[-1])
+        x = self.pre_cross_attention_layer_norm(grouped)
         x = self.encoder_decoder_attention.attend(x, cross_keys, cross_values, cross_bias, dropout, 2)
-        hidden = hidden + apply_dropout(dropout, x, 3)
-        x = self.mlp(self.pre_mlp_layer_norm(hidden), dropout, 4)
-        return hidden + apply_dropout(dropout, x, 5)
+        grouped = grouped + apply_dropout(dropout, x, 3)
+        x = self.mlp(self.pre_mlp_layer_norm(grouped), dropout, 4)
+        return (grouped + apply_dropout(dropout, x, 5)).reshape(hidden.shape)
 
     def __call__(
         self,
-        hidden: Float[Array, "B T D"],
+        hidden: Float[Array, "R T D"],
         encoded: Float[Array, "B S D"],
-        self_bias: Float[Array, "#B #H T T"],
+        self_bias: Float[Array, "#R #H T T"],
         cross_bias: Float[Array, "B 1 1 S"],
         dropout: Dropout | None,
-    ) -> Float[Array, "B T D"]:
+    ) -> Float[Array, "R T D"]:
         """Runs the layer on all positions at once."""
         x = self.pre_self_attention_layer_norm(hidden)
         x = self.self_attention.attend(x, *self.self_attention.keys_values(x), self_bias, dropout, 0)
@@ -245,11 +249,11 @@ class Decoder(nnx.Module):
 
     def __call__(
         self,
-        embeddings: Float[Array, "B T D"],
+        embeddings: Float[Array, "R T D"],
         encoded: Float[Array, "B S D"],
         encoded_mask: Bool[Array, "B S"],
         dropout: Dropout | None = None,
-    ) -> Float[Array, "B T D"]:
+    ) -> Float[Array, "R T D"]:
         """Runs the stack on all positions at once, each seeing those before it."""
         positions = jnp.arange(embeddings.shape[1])
         causal = mask_bias(positions[:, None] >= positions[None, :])[None, None]
@@ -296,10 +300,8 @@ class Decoder(nnx.Module):
             all_keys = jax.lax.dynamic_update_slice(all_keys, keys[None], at)
             all_values = jax.lax.dynamic_update_slice(all_values, values[None], at)
             hidden = hidden + layer.self_attention.attend(normed, all_keys[index], all_values[index], bias)
-            # The rows of one input stand side by side as queries of one cross-attention: its keys are held once.
-            grouped = hidden.reshape(cross_keys.shape[0], -1, hidden.shape[-1])
-            grouped = layer.after_self_attention(grouped, cross_keys, cross_values, cross_bias)
-            return grouped.reshape(hidden.shape), all_keys, all_values
+            hidden = layer.after_self_attention(hidden, cross_keys, cross_values, cross_bias)
+            return hidden, all_keys, all_values
 
         xs = (jnp.arange(len_layers(self.layers)), cache.cross_keys, cache.cross_values)
         carry = (embeddings[:, None], cache.self_keys, cache.self_values)
@@ -334,7 +336,7 @@ class T5(LanguageModel):
         """Returns the embeddings of tokens, in the compute dtype."""
         return self.token_embedder(tokens, self.config.dtype)
 
-    def shift_right(self, targets: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def shift_right(self, targets: Float[Array, "R T D"]) -> Float[Array, "R T D"]:
         """Puts the start token's embedding first and drops the last: what the decoder reads to predict targets."""
         start = self.embed(jnp.full((targets.shape[0], 1), self.config.decoder_start_id, jnp.int32))
         return jnp.concatenate([start, targets[:, :-1].astype(start.dtype)], axis=1)
@@ -343,9 +345,9 @@ class T5(LanguageModel):
         self,
         inputs: Float[Array, "B S D"],
         inputs_mask: Bool[Array, "B S"],
-        targets: Float[Array, "B T D"],
+        targets: Float[Array, "R T D"],
         dropout: Dropout | None = None,
-    ) -> Float[Array, "B T D"]:
+    ) -> Float[Array, "R T D"]:
         """Runs encoder and decoder; see `LanguageModel.hidden_states`."""
         encoded = self.encoder(inputs, inputs_mask, dropout)
         return self.decoder(self.shift_right(targets), encoded, inputs_mask, dropout)

@@ -60,9 +60,9 @@ class Method(LanguageModel):
         self,
         inputs: Float[Array, "B S D"],
         inputs_mask: Bool[Array, "B S"],
-        targets: Float[Array, "B T D"],
+        targets: Float[Array, "R T D"],
         dropout: Dropout | None = None,
-    ) -> Float[Array, "B T D"]:
+    ) -> Float[Array, "R T D"]:
         """Runs the LM's stacks."""
         return self.lm.hidden_states(inputs, inputs_mask, targets, dropout)
 

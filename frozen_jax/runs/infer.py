@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import gin
 import numpy as np
@@ -38,34 +39,40 @@ def infer(
         job: the method and the run's folder.
         input_file: JSON lines with the field "inputs"; other fields are passed on.
         output_file: the same lines with "prediction"; None is MODEL_DIR/predictions/ and the input's name.
-        checkpoint: a module checkpoint; None is MODEL_DIR's.
+        checkpoint: a module checkpoint; None is the best, else the latest, of MODEL_DIR; "none" asks the LM alone.
         batch_size: lines at once.
         max_length: the most tokens of an answer.
         num_beams: 1 is greedy.
 
     Raises:
-        UserError: for a missing file, a line that is no JSON object with "inputs" (its number is named), or an output
-            file that is not the beginning of the answers to this input.
+        UserError: for a missing or empty file, a line that is no JSON object with "inputs" (its number is named), or an
+            output file that is not the beginning of the answers to this input.
     """
-    method, tokenizer = job.trained_method(checkpoint), lm_tokenizer()
-    answer = _Answerer(tokenizer, job.data.task_feature_lengths["inputs"], max_length, num_beams)
-    if input_file is None:
-        _ask(job.method.lm, method, answer)
+    lines = None if input_file is None else _read(input_file)
+    model = job.method.lm if checkpoint == "none" else job.trained_method(checkpoint)
+    answer = _Answerer(lm_tokenizer(), job.data.task_feature_lengths["inputs"], max_length, num_beams)
+    if input_file is None or lines is None:
+        _ask(job.method.lm, model, answer)
         return
-    lines = _read(input_file)
     default = job.directory / "predictions" / epath.Path(input_file).name
     output = epath.Path(output_file) if output_file else default
+    _answer_lines(lines, output, functools.partial(answer, model), batch_size)
+    print(f"{len(lines)} answers in {output}")
+
+
+def _answer_lines(lines: list[dict], output: epath.Path, answer: Callable[..., list[str]], batch_size: int) -> None:
     done, written = _resume(output, lines), time.monotonic()
+    if done:
+        print(f"{len(done)} answers were there already; to have them anew, delete {output}")
     with tqdm(initial=len(done), total=len(lines), unit="line", disable=None) as bar:
         for start in range(len(done), len(lines), batch_size):
             batch = lines[start : start + batch_size]
-            predictions = answer(method, [line["inputs"] for line in batch], rows=batch_size)
+            predictions = answer([line["inputs"] for line in batch], rows=batch_size)
             done += [{**line, "prediction": text} for line, text in zip(batch, predictions, strict=True)]
             if time.monotonic() - written > _WRITE_SECONDS or len(done) == len(lines):
                 _write(output, done)
                 written = time.monotonic()
             bar.update(len(batch))
-    print(f"{len(lines)} answers in {output}")
 
 
 class _Answerer:
@@ -95,7 +102,11 @@ def _read(path: str) -> list[dict]:
         text = epath.Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    return [_parsed(path, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # Not splitlines(): JSON may hold U+2028 and others of which that makes new lines.
+    lines = [_parsed(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise UserError(f"{path} holds no lines")
+    return lines
 
 
 def _parsed(path: str, number: int, line: str) -> dict:
@@ -112,8 +123,8 @@ def _resume(output: epath.Path, lines: list[dict]) -> list[dict]:
     """The answers that an earlier run wrote."""
     done = _read(str(output)) if output.exists() else []
     for number, (line, answered) in enumerate(zip(lines, done, strict=False), 1):
-        if line["inputs"] != answered["inputs"]:
-            raise UserError(f"{output}, line {number}: answers another input; name another output file or delete it")
+        if line["inputs"] != answered["inputs"] or "prediction" not in answered:
+            raise UserError(f"{output}, line {number}: no answer to that input; name another output file or delete it")
     return done[: len(lines)]
 
 
@@ -125,14 +136,15 @@ def _write(output: epath.Path, done: list[dict]) -> None:
     unfinished.replace(output)
 
 
-def _ask(lm: LanguageModel, method: LanguageModel, answer: _Answerer) -> None:
-    """Shows the frozen LM's answer alone and with the module, for each line typed."""
+def _ask(lm: LanguageModel, model: LanguageModel, answer: _Answerer) -> None:
+    """Shows the frozen LM's answer alone and, if there is one, with the module, for each line typed."""
     if not sys.stdin.isatty():
         raise UserError("infer: no input file; give --gin.infer.input_file=FILE.jsonl, or run it in a terminal")
     print("Type a line of text; an empty one ends.")
     for text in _typed():
         print(f"  frozen LM alone: {answer(lm, [text])[0]}")
-        print(f"  with {type(method).__name__}: {answer(method, [text])[0]}")
+        if model is not lm:
+            print(f"  with {type(model).__name__}: {answer(model, [text])[0]}")
 
 
 def _typed() -> Iterator[str]:

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
-from frozen_jax import checkpoints, freezing, optimizers, partitioning
+from frozen_jax import checkpoints, freezing, gin_config, optimizers, partitioning
 from frozen_jax.errors import UserError
 from frozen_jax.lm.pretrained.load import load_lm
 from frozen_jax.methods.base import Method
+from frozen_jax.runs.environment import import_data
 
 gin.external_configurable(load_lm)
 __all__ = ["Job", "TaskData", "optimizers"]  # importing this file makes optax's names known to gin
@@ -48,8 +49,7 @@ class TaskData:
 
     def train_batches(self) -> Any:
         """Returns the training batches, see `data.train_batches`."""
-        from frozen_jax import data  # imports seqio and TensorFlow: 15 seconds, 1 GB
-
+        data = import_data()
         data.load_task_module(self.module)
         return data.train_batches(
             self.mixture_or_task_name,
@@ -64,8 +64,7 @@ class TaskData:
 
     def eval_tasks(self, split: str) -> Any:
         """Returns the examples of a split to evaluate on, see `data.eval_tasks`."""
-        from frozen_jax import data
-
+        data = import_data()
         data.load_task_module(self.module)
         return data.eval_tasks(
             self.mixture_or_task_name,
@@ -108,9 +107,10 @@ class Job:
         return freezing.trainable_mask(self.method, self.method.rules if self.rules is None else self.rules)
 
     def save_gin_config(self) -> None:
-        """Writes what gin bound in this run to MODEL_DIR/config.gin."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / "config.gin").write_text(gin.operative_config_str())
+        """Writes MODEL_DIR/config.gin, which makes the same run again."""
+        if jax.process_index() == 0:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            (self.directory / "config.gin").write_text(gin_config.current())
 
     def trained_method(self, path: epath.PathLike | None = None) -> Method:
         """Returns the method with the trained parameters of a module checkpoint.

@@ -8,7 +8,7 @@ import gin
 import jax
 import optax
 
-from frozen_jax import partitioning, training
+from frozen_jax import freezing, gin_config, partitioning, training
 from frozen_jax.checkpoints import Checkpointer, describe
 from frozen_jax.evaluation import evaluate
 from frozen_jax.methods.base import parameter_count
@@ -52,31 +52,30 @@ def train(
     batches = job.data.train_batches()
     validation = job.data.eval_tasks("validation") if eval_period else None
     state, split = training.start(job.method, optimizer, job.mesh, job.rules)
-    description = describe(job.method, state.trained, seed=job.seed, gin_config=gin.operative_config_str())
-    checkpointer = Checkpointer(job.directory, description, best_metric="mean" if eval_period else None)
-    state = checkpointer.restore(state)
-    job.save_gin_config()
-    writer = MetricWriter(job.directory, first_step=int(state.step), log_period=log_period)
+    description = describe(job.method, state.trained, seed=job.seed, gin_config=gin_config.current())
     step = training.make_train_step(
         split, state, optimizer, z_loss=z_loss, accumulation_steps=accumulation_steps, seed=job.seed
     )
-    first, began = int(state.step), time.perf_counter()
-    with batches.iterate(first) as iterator:
-        training.fit(
-            state,
-            split,
-            step,
-            iterator,
-            train_steps=train_steps,
-            writer=writer,
-            checkpointer=checkpointer,
-            save_period=save_period,
-            evaluate=lambda model: report.flat(evaluate(model, validation or [])),
-            eval_period=eval_period,
-            profile_steps=profile_steps,
-        )
+    with Checkpointer(job.directory, description, best_metric="mean" if eval_period else None) as checkpointer:
+        state = checkpointer.restore(state)
+        first, began = int(state.step), time.perf_counter()
+        job.save_gin_config()
+        with batches.iterate(first) as iterator:
+            training.fit(
+                state,
+                split,
+                step,
+                iterator,
+                train_steps=train_steps,
+                writer=MetricWriter(job.directory, first_step=first, log_period=log_period),
+                checkpointer=checkpointer,
+                save_period=save_period,
+                evaluate=lambda model: report.flat(evaluate(model, validation or [])),
+                eval_period=eval_period,
+                profile_steps=profile_steps,
+            )
     if report_split is not None and jax.process_index() == 0:
-        _report(job, report_split, steps=train_steps - first, seconds=time.perf_counter() - began)
+        _report(job, report_split, steps=max(0, train_steps - first), seconds=time.perf_counter() - began)
 
 
 def _report(job: Job, split: str, *, steps: int, seconds: float) -> None:
@@ -100,8 +99,6 @@ def _report(job: Job, split: str, *, steps: int, seconds: float) -> None:
 
 
 def _what_was_trained(job: Job) -> str:
-    from frozen_jax import freezing
-
     _, trained, frozen = freezing.split(job.method, job.mask())
     count, of = parameter_count(trained), parameter_count(trained) + parameter_count(frozen)
     return f"Trained: {count:,} of {of:,} parameters ({100 * count / of:.3g}%)."

@@ -62,6 +62,16 @@ def test_token_zero_is_real_when_lengths_are_given():
     assert not np.allclose(score, lm.score(inputs, targets)), "without lengths, token 0 pads"
 
 
+def test_targets_that_share_an_input_score_as_they_do_alone():
+    lm = tiny.t5()
+    batch = tiny.batch(rows=3)
+    choices = np.random.default_rng(0).integers(2, 90, (6, 4)).astype(np.int32)
+    lengths = batch.inputs_mask.sum(1)
+    shared = lm.score(batch.inputs, choices, inputs_lengths=lengths)
+    alone = lm.score(np.repeat(batch.inputs, 2, axis=0), choices, inputs_lengths=np.repeat(lengths, 2))
+    np.testing.assert_allclose(shared, alone, rtol=1e-5)
+
+
 def test_a_row_without_any_real_token_is_finite():
     lm = tiny.t5()
     zeros = np.zeros((1, 4), np.int32)

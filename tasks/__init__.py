@@ -1,0 +1,8 @@
+"""The seqio tasks of this tree: `import tasks` registers them all, and fetches nothing.
+
+One file a data set. A file is read when its examples are asked for; the archives are pinned in `frozen_jax.wheels`.
+"""
+
+from tasks import hotpotqa, imdb, mixtures, mrpc, squad, sst2
+
+__all__ = ["hotpotqa", "imdb", "mixtures", "mrpc", "squad", "sst2"]

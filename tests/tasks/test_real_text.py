@@ -1,0 +1,149 @@
+"""The tasks on the text of the pinned archives: sizes, overlap, batches read back, and metrics at both ends."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import seqio
+
+import tasks
+from frozen_jax import answering, data
+from frozen_jax.batching import Batches
+from frozen_jax.evaluation import judge
+from frozen_jax.tokenizer import lm_tokenizer
+from tasks import hotpotqa, imdb, mrpc, squad, sst2
+from tasks.splits import SPLITS, normalize
+
+LENGTHS = {"inputs": 128, "targets": 16}
+MODULES = {module.TASK.name: module for module in (hotpotqa, imdb, mrpc, squad, sst2)}
+MAJORITY = {  # of the most frequent answer in the test split
+    "hotpotqa_type_from_validation": 0.797,
+    "imdb_sentiment": 0.506,
+    "mrpc_from_validation": 0.705,
+    "sst2_from_validation": 0.515,
+}
+every_task = pytest.mark.parametrize("name", sorted(MODULES))
+pytestmark = pytest.mark.wheels
+
+
+@functools.cache
+def eval_task(name):
+    (task,) = data.eval_tasks(name, LENGTHS, "test")
+    return task
+
+
+def evaluated(name, predict):
+    """What the task's own metrics say if `predict(example)` is the answer, over the whole test split."""
+    task = eval_task(name)
+    predictions = [predict(example) for example in task.examples]
+    scores = np.zeros(len(predictions))
+    return judge(task, answering.Answers(predictions, scores, [{} for _ in predictions]))
+
+
+@every_task
+def test_sizes_are_as_written_down(name):
+    found = {split: len(members) for split, members in MODULES[name].examples().items()}
+    assert found == {split: MODULES[name].TASK.num_input_examples(split) for split in SPLITS}
+
+
+def test_every_record_is_in_one_split():
+    sizes = {name: sum(map(len, module.examples().values())) for name, module in MODULES.items()}
+    assert sizes == {
+        "hotpotqa_type_from_validation": 7405,
+        "imdb_sentiment": 50000,
+        "mrpc_from_validation": 408,
+        "squad_reading_from_validation": 5928,
+        "sst2_from_validation": 872,
+    }
+
+
+@every_task
+def test_no_inputs_stand_in_two_splits(name):
+    found = [{normalize(example["inputs"]) for example in members} for members in MODULES[name].examples().values()]
+    assert len(set.union(*found)) == sum(map(len, found))
+
+
+def test_no_sentence_of_mrpc_stands_in_two_splits():
+    found = [
+        {normalize(s) for e in members for s in e["inputs"].partition("Sentence 1: ")[2].split(" Sentence 2: ")}
+        for members in mrpc.examples().values()
+    ]
+    assert len(set.union(*found)) == sum(map(len, found))
+
+
+def test_no_article_paragraph_or_question_of_squad_stands_in_two_splits():
+    for field in ("title", "context", "question"):
+        found = [{normalize(record[field]) for record in members} for members in squad.records().values()]
+        assert len(set.union(*found)) == sum(map(len, found)), field
+
+
+def test_no_article_of_hotpotqa_stands_in_two_splits():
+    split_of = {example["inputs"]: split for split, members in hotpotqa.examples().items() for example in members}
+    articles = {split: set() for split in SPLITS}
+    for record in hotpotqa.records():
+        split = split_of[hotpotqa.example(record)["inputs"]]
+        articles[split] |= {normalize(title) for title, _ in record["context"]}
+    assert len(set.union(*articles.values())) == sum(map(len, articles.values()))
+
+
+def test_imdb_holds_the_copies_that_its_page_speaks_of():
+    reviews = [example["inputs"] for members in imdb.examples().values() for example in members]
+    assert len(reviews) - len(set(map(normalize, reviews))) == 424
+    assert not any("<br" in review for review in reviews)
+
+
+@every_task
+def test_a_batch_reads_back_as_text(name):
+    batches = data.train_batches(name, LENGTHS, 4, split="validation")
+    batch, examples = batches.batch(0), MODULES[name].examples()["validation"]
+    for row, (_, index) in enumerate(batches.rows(0)):
+        said = lm_tokenizer().decode(batch.inputs[row][batch.inputs_mask[row]].tolist())
+        wanted = lm_tokenizer().decode(lm_tokenizer().encode(examples[index]["inputs"])[: LENGTHS["inputs"] - 1])
+        assert said == wanted
+        assert lm_tokenizer().decode(batch.targets[row].tolist()) == examples[index]["targets"]
+        assert batch.inputs[row][batch.inputs_mask[row]][-1] == lm_tokenizer().eos_id
+
+
+@every_task
+def test_metrics_at_both_ends(name):
+    perfect, empty = evaluated(name, lambda e: e.targets_text), evaluated(name, lambda e: "")
+    assert set(perfect.metrics.values()) == {1.0}
+    assert set(empty.metrics.values()) == {0.0}
+    assert perfect.examples == perfect.split_size == MODULES[name].TASK.num_input_examples("test")
+    assert perfect.majority_rate == (pytest.approx(MAJORITY[name], abs=5e-4) if name in MAJORITY else None)
+
+
+@pytest.mark.parametrize("name", sorted(MAJORITY))
+def test_choices_hold_the_target_and_end(name):
+    for example in eval_task(name).examples:
+        assert example.choices[example.targets_text].tolist() == example.targets.tolist()
+        assert {tokens[-1] for tokens in example.choices.values()} == {lm_tokenizer().eos_id}
+        assert len(example.choices) == 2
+
+
+def test_mixture_draws_equally_from_its_four_tasks():
+    (mixture,) = seqio.MixtureRegistry.names()
+    assert mixture == "four_classifications"
+    rates = data.find_tasks(mixture, "train")
+    assert {task.name: rate for task, rate in rates.items()} == dict.fromkeys(MAJORITY, 1.0)
+
+
+def test_batches_of_the_mixture():
+    batches: Batches = data.train_batches("four_classifications", LENGTHS, 16, split="validation")
+    drawn = [batches.tasks[task].name for number in range(40) for task, _ in batches.rows(number)]
+    assert {name: round(drawn.count(name) / len(drawn), 1) for name in set(drawn)} == pytest.approx(
+        dict.fromkeys(MAJORITY, 0.25), abs=0.06
+    )
+    widths = {batches.batch(number).inputs.shape[1] for number in range(40)}
+    assert widths <= {64, 128}
+
+
+@pytest.mark.slow
+def test_importing_the_tasks_fetches_nothing(tmp_path):
+    environment = os.environ | {"FROZEN_JAX_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1"}
+    code = f"import sys; sys.path.insert(0, {os.path.dirname(tasks.__path__[0])!r}); import tasks"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    assert not (tmp_path / "cache").exists()

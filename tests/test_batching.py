@@ -1,0 +1,153 @@
+"""Batches are a pure function of (seed, number), whoever makes them; nothing of an example is lost or added."""
+
+import itertools
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frozen_jax.batching import Batches, Prefetched, Ragged, TaskTokens, bucket_of, default_buckets, pad
+from frozen_jax.errors import UserError
+
+BUCKETS = {"inputs": (4, 8, 16), "targets": (3,)}
+
+
+def task(name="task", size=37, rate=1.0, longest=16, seed=0):
+    rng = np.random.default_rng(seed)
+    inputs = [np.full(rng.integers(1, longest + 1), i) for i in range(size)]  # an example's tokens are its number
+    targets = [np.full(rng.integers(1, 4), i) for i in range(size)]
+    return TaskTokens(name, {"inputs": Ragged.from_sequences(inputs), "targets": Ragged.from_sequences(targets)}, rate)
+
+
+def batches(tasks=None, **changes):
+    settings = {"batch_size": 8, "seed": 0, "buckets": BUCKETS, "pad_id": 99} | changes
+    return Batches(tasks or [task("a"), task("b", size=5, rate=2.0, seed=1)], **settings)
+
+
+def assert_equal(one, other):
+    for field in ("inputs", "inputs_mask", "targets", "targets_weights"):
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+
+
+@given(st.lists(st.lists(st.integers(0, 1000))))
+def test_ragged_gives_back_its_sequences(sequences):
+    ragged = Ragged.from_sequences([np.array(sequence, np.int64) for sequence in sequences])
+    assert [ragged[i].tolist() for i in range(len(ragged))] == sequences
+    assert ragged.lengths.tolist() == [len(sequence) for sequence in sequences]
+
+
+def test_batch_says_what_is_real():
+    rows, batch = batches().rows(3), batches().batch(3)
+    tasks = batches().tasks
+    for row, (which, example) in enumerate(rows):
+        inputs, targets = (tasks[which].features[feature][example] for feature in ("inputs", "targets"))
+        assert batch.inputs[row][batch.inputs_mask[row]].tolist() == inputs.tolist()
+        assert batch.targets[row][batch.targets_weights[row] == 1].tolist() == targets.tolist()
+        assert batch.inputs_mask[row].tolist() == [True] * len(inputs) + [False] * (batch.inputs.shape[1] - len(inputs))
+    assert set(batch.inputs[~batch.inputs_mask]) <= {99}
+    assert (batch.inputs.dtype, batch.targets_weights.dtype) == (np.int32, np.float32)
+
+
+def test_token_zero_is_a_token():
+    _, mask = pad([np.array([0, 0]), np.array([0])], 3, pad_id=0)
+    assert mask.tolist() == [[True, True, False], [True, False, False]]
+
+
+def test_batch_is_a_function_of_seed_and_number():
+    in_turn = batches()
+    wanted = [in_turn.batch(number) for number in range(12)]
+    assert_equal(batches().batch(11), wanted[11])
+    assert_equal(in_turn.batch(2), wanted[2])
+    assert not np.array_equal(batches(seed=1).rows(0), batches().rows(0))
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_processes_share_a_batch(count):
+    whole = batches().batch(5)
+    parts = [batches(process_index=index, process_count=count).batch(5) for index in range(count)]
+    for field in ("inputs", "inputs_mask", "targets", "targets_weights"):
+        np.testing.assert_array_equal(np.concatenate([getattr(p, field) for p in parts]), getattr(whole, field))
+
+
+def test_an_epoch_of_one_task_holds_every_example_once():
+    rows = itertools.chain.from_iterable(batches([task(size=40)]).rows(number) for number in range(5))
+    assert sorted(example for _, example in rows) == list(range(40))
+
+
+def test_batch_takes_the_smallest_bucket_that_holds_its_longest_row():
+    widths = {batches([task(size=200)], batch_size=1).batch(number).inputs.shape[1] for number in range(50)}
+    assert widths == {4, 8, 16}
+    assert [bucket_of(length, (4, 8, 16)) for length in (1, 4, 5, 8, 16)] == [4, 4, 8, 8, 16]
+
+
+@pytest.mark.parametrize(
+    ("length", "buckets"),
+    [(4, (4,)), (16, (16,)), (17, (16, 17)), (128, (16, 32, 64, 128)), (100, (16, 32, 64, 100))],
+)
+def test_default_buckets(length, buckets):
+    assert default_buckets(length) == buckets
+
+
+def test_buckets_may_come_in_any_order():
+    assert_equal(batches(buckets={"inputs": (16, 4, 8), "targets": (3,)}).batch(0), batches().batch(0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 6, "process_count": 4}, "6 rows cannot be divided among 4 processes"),
+        ({"batch_size": 0}, "0 rows cannot be divided among 1 processes"),
+        ({"buckets": {"inputs": (4, 8), "targets": (3,)}}, "inputs of task a have up to 16 tokens.*add one of 16"),
+        ({"buckets": {"inputs": (16,), "targets": ()}}, "targets of task a have up to 3 tokens"),
+        ({"tasks": [task("void", size=0)]}, "task void has no examples"),
+        ({"tasks": [task("still", rate=0.0)]}, "nothing is ever drawn from .'still'.*rates sum to 0"),
+    ],
+)
+def test_bad_settings_are_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        batches(**changes)
+
+
+def test_iterate_goes_on_where_it_is_told():
+    with batches().iterate(start=7) as ahead:
+        for number in range(7, 12):
+            assert_equal(next(ahead), batches().batch(number))
+
+
+def test_prefetch_raises_what_went_wrong_in_its_place():
+    def items():
+        yield 1
+        raise OSError("the disk is gone")
+
+    ahead = Prefetched(items(), 2)
+    assert next(ahead) == 1
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(ahead)
+
+
+def test_prefetch_ends_with_its_items():
+    assert list(Prefetched(iter(range(5)), 2)) == list(range(5))
+
+
+def test_prefetch_works_ahead_but_no_further_than_told():
+    made = []
+    with Prefetched((made.append(i) or i for i in range(100)), 2) as ahead:
+        next(ahead)
+        deadline = time.monotonic() + 5
+        while len(made) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert len(made) == 4  # one handed out, two in the queue, one in the thread's hand
+
+
+def test_closing_stops_the_thread():
+    before = threading.active_count()
+    ahead = batches().iterate()
+    next(ahead)
+    ahead.close()
+    assert threading.active_count() == before
+    with pytest.raises(StopIteration):
+        next(ahead)

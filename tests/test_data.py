@@ -1,0 +1,322 @@
+"""From seqio tasks to batches and evaluation examples, on small tasks registered here."""
+
+import functools
+
+import gin
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from frozen_jax import data
+from frozen_jax.errors import UserError
+from frozen_jax.tokenizer import lm_tokenizer
+from tests import tiny_tokenizer
+from tests.tiny_tokenizer import NUMBERS
+
+LENGTHS = {"inputs": 6, "targets": 3}
+NO_VOCABULARY = seqio.PassThroughVocabulary(15)
+FEATURES = {name: seqio.Feature(data.LMVocabulary(), add_eos=True) for name in ("inputs", "targets")}
+TOKENIZE = [
+    seqio.preprocessors.tokenize,
+    seqio.CacheDatasetPlaceholder(),
+    seqio.preprocessors.append_eos_after_trim,
+]
+
+
+def examples(count=10, **more):
+    """Example i counts from 0 to i and asks for the last word."""
+    texts = [" ".join(NUMBERS[: i % 10 + 1]) for i in range(count)]
+    return {"inputs": texts, "targets": [text.split()[-1] for text in texts], **more}
+
+
+def source(columns, splits=("train", "validation")):
+    def dataset(split, shuffle_files):
+        return tf.data.Dataset.from_tensor_slices(columns)
+
+    return seqio.FunctionDataSource(dataset, splits)
+
+
+def hits(targets, predictions):
+    return {"hits": float(np.mean(np.array(targets) == np.array(predictions)))}
+
+
+def add(name, columns=None, preprocessors=TOKENIZE, splits=("train", "validation"), features=FEATURES, **more):
+    settings = {"preprocessors": preprocessors, "output_features": features, "metric_fns": [hits]} | more
+    return seqio.TaskRegistry.add(name, source=source(columns or examples(), splits), **settings)
+
+
+@pytest.fixture(autouse=True)
+def _registries_and_tokenizer(tmp_path, monkeypatch):
+    monkeypatch.setattr(seqio.TaskRegistry, "_REGISTRY", {})
+    monkeypatch.setattr(seqio.MixtureRegistry, "_REGISTRY", {})
+    with gin.unlock_config():
+        gin.bind_parameter("lm_tokenizer.source", tiny_tokenizer.write(tmp_path))
+    yield
+    gin.clear_config()
+
+
+def decoded(tokens):
+    return lm_tokenizer().decode(tokens.tolist())
+
+
+# The vocabulary.
+
+
+def test_vocabulary_is_the_bound_tokenizer():
+    vocabulary = data.LMVocabulary()
+    assert vocabulary.encode("two yes what") == [5, 13, 2]
+    assert vocabulary.decode([5, 13, 1, 4]) == "two yes"
+    assert (vocabulary.eos_id, vocabulary.pad_id, vocabulary.vocab_size) == (1, 0, 15)
+    assert vocabulary.encode_tf(tf.constant("two yes")).numpy().tolist() == [5, 13]
+    assert vocabulary.encode_tf(tf.constant(["two", "", "one no"])).to_list() == [[5], [], [4, 14]]
+    assert vocabulary.decode_tf(tf.constant([5, 13, 1, 4])).numpy() == b"two yes"
+
+
+def test_another_tokenizer_is_one_binding(tmp_path):
+    task = add("counting")
+    (tmp_path / "other").mkdir()
+    words = ["<pad>", "</s>", "<unk>", *reversed(tiny_tokenizer.WORDS[3:])]
+    with gin.unlock_config():
+        gin.bind_parameter("lm_tokenizer.source", tiny_tokenizer.write(tmp_path / "other", words))
+    ds = task.get_dataset(sequence_length=LENGTHS, split="train", shuffle=False)
+    assert next(ds.as_numpy_iterator())["inputs"].tolist() == [words.index("zero"), 1]
+
+
+def test_vocabularies_are_equal_so_that_tasks_can_be_mixed():
+    assert data.LMVocabulary() == data.LMVocabulary()
+    assert data.LMVocabulary() != seqio.PassThroughVocabulary(15)
+    assert len({data.LMVocabulary(), data.LMVocabulary()}) == 1
+
+
+# Training batches.
+
+
+def test_a_task_as_seqio_sees_it():
+    ds = add("counting", examples(2)).get_dataset(sequence_length=LENGTHS, split="train", shuffle=False)
+    seqio.test_utils.assert_dataset(
+        ds,
+        [
+            {"inputs": [3, 1], "targets": [3, 1], "inputs_pretokenized": "zero", "targets_pretokenized": "zero"},
+            {"inputs": [3, 4, 1], "targets": [4, 1], "inputs_pretokenized": "zero one", "targets_pretokenized": "one"},
+        ],
+    )
+
+
+def test_batches_hold_the_examples_of_an_epoch():
+    add("counting")
+    batches = data.train_batches("counting", LENGTHS, 5)
+    rows = [batches.batch(number) for number in range(2)]
+    texts = sorted(decoded(row) for batch in rows for row in batch.inputs)
+    # Cut to 6 tokens: five words and the end of the text.
+    assert texts == sorted(" ".join(NUMBERS[: min(i + 1, 5)]) for i in range(10))
+    targets = sorted(decoded(row) for batch in rows for row in batch.targets)
+    assert targets == sorted(NUMBERS)
+    assert {batch.inputs.shape[1] for batch in rows} == {6}
+
+
+def test_plain_seqio_pipeline_gives_the_same_tokens():
+    task = add("counting", examples(40))
+    tokens = data.train_batches("counting", LENGTHS, 4).tasks[0].features
+    ds = list(task.get_dataset(sequence_length=LENGTHS, split="train", shuffle=False).as_numpy_iterator())
+    for feature in ("inputs", "targets"):
+        assert [tokens[feature][i].tolist() for i in range(40)] == [e[feature].tolist() for e in ds]
+
+
+def test_features_of_a_fixed_length_are_no_special_case():
+    def ones(dataset):
+        return dataset.map(lambda e: {"inputs": tf.ones([4], tf.int32), "targets": tf.ones([2], tf.int32)})
+
+    add("ones", preprocessors=[ones])
+    batch = data.train_batches("ones", LENGTHS, 2).batch(0)
+    assert batch.inputs_mask.sum() == 8
+    assert batch.targets_weights.sum() == 4
+
+
+def test_mixture_draws_at_its_rates():
+    add("many", examples(10))
+    add("few", examples(3))
+    seqio.MixtureRegistry.add("both", [("many", 3.0), ("few", lambda task: 1.0)])
+    batches = data.train_batches("both", LENGTHS, 100)
+    tasks = [batches.tasks[task].name for number in range(20) for task, _ in batches.rows(number)]
+    assert tasks.count("many") / len(tasks) == pytest.approx(0.75, abs=0.05)
+
+
+def test_tasks_of_a_mixture_without_the_split_or_never_drawn_are_left_out():
+    add("many")
+    add("no_validation", splits=("train",))
+    add("never", {"inputs": [""], "targets": [""]})
+    seqio.MixtureRegistry.add("both", [("many", 1.0), ("no_validation", 1.0), ("never", 0.0)])
+    assert [t.name for t in data.train_batches("both", LENGTHS, 2, split="validation").tasks] == ["many"]
+
+
+def test_seed_fixes_preprocessors_that_draw_random_numbers():
+    @seqio.map_over_dataset(num_seeds=1)
+    def noise(example, seed):
+        drawn = tf.random.stateless_uniform([4], seed, 3, 13, tf.int32)
+        return {"inputs": drawn, "targets": example["targets"]}
+
+    add("noisy", preprocessors=[noise, *TOKENIZE[:1]], features=FEATURES | {"inputs": seqio.Feature(NO_VOCABULARY)})
+    first, again, other = (data.train_batches("noisy", LENGTHS, 5, seed=seed).batch(0) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.inputs, again.inputs)
+    assert not np.array_equal(np.sort(first.inputs, 0), np.sort(other.inputs, 0))
+
+
+def test_use_cached_reads_the_cache(tmp_path, monkeypatch):
+    task = add("cached")
+    write_cache(tmp_path / "cached", [([7, 8], [9])])
+    monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [str(tmp_path)])
+    assert task.cache_dir
+    tokens = data.train_batches("cached", LENGTHS, 1, use_cached=True).tasks[0].features
+    assert (len(tokens["inputs"]), tokens["inputs"][0].tolist()) == (1, [7, 8, 1])
+    assert len(data.train_batches("cached", LENGTHS, 1, use_cached=False).tasks[0]) == 10
+
+
+def write_cache(folder, rows):
+    """A cache as seqio's offline tool lays it out."""
+    folder.mkdir()
+    feature = '{"shape": [null], "dtype": "int32"}'
+    info = f'{{"num_shards": 1, "features": {{"inputs": {feature}, "targets": {feature}}}}}'
+    (folder / "info.train.json").write_text(info)
+    (folder / "stats.train.json").write_text(f'{{"examples": {len(rows)}}}')
+    (folder / "COMPLETED").touch()
+    with tf.io.TFRecordWriter(str(folder / "train.tfrecord-00000-of-00001")) as writer:
+        for inputs, targets in rows:
+            lists = {"inputs": inputs, "targets": targets}
+            encoded = {k: tf.train.Feature(int64_list=tf.train.Int64List(value=v)) for k, v in lists.items()}
+            writer.write(tf.train.Example(features=tf.train.Features(feature=encoded)).SerializeToString())
+
+
+# Evaluation examples.
+
+
+def test_evaluation_examples_keep_text_and_raw_fields():
+    add(
+        "counting", examples(4, choices=[["yes", "no"]] * 4), postprocess_fn=lambda text, example, is_target: text + "!"
+    )
+    (task,) = data.eval_tasks("counting", LENGTHS)
+    assert (task.name, task.split, task.split_size, task.targets_length) == ("counting", "validation", 4, 3)
+    last = task.examples[3]
+    assert (last.index, last.inputs_text, last.targets_text) == (3, "zero one two three", "three")
+    assert last.inputs.tolist() == [3, 4, 5, 6, 1]
+    assert {text: tokens.tolist() for text, tokens in last.choices.items()} == {"yes": [13, 1], "no": [14, 1]}
+    assert last.raw["inputs_pretokenized"] == b"zero one two three"
+    assert task.postprocess("a", example=last.raw, is_target=True) == "a!"
+    assert task.decode(np.array([5, 13, 1, 4])) == "two yes"
+    assert task.predict_metrics == [hits]
+
+
+def test_examples_without_text_are_decoded():
+    add("quiet", preprocessors=[functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False)])
+    assert data.eval_tasks("quiet", LENGTHS)[0].examples[2].inputs_text == "zero one two"
+
+
+def test_max_examples_takes_a_sample_that_depends_on_the_seed_alone():
+    add("counting", examples(100))
+
+    def sample(**settings):
+        (task,) = data.eval_tasks("counting", LENGTHS, **settings)
+        assert task.split_size == 100
+        return [example.index for example in task.examples]
+
+    first = sample(max_examples=10)
+    assert first == sorted(set(first))
+    assert len(first) == 10
+    assert first == sample(max_examples=10)
+    assert set(first) < set(sample(max_examples=20))
+    assert first != sample(max_examples=10, seed=1)
+    assert sample(max_examples=1000) == sample() == list(range(100))
+
+
+def test_a_mixture_is_evaluated_task_by_task():
+    add("one")
+    add("two")
+    seqio.MixtureRegistry.add("both", ["two", "one"], default_rate=1.0)
+    assert [task.name for task in data.eval_tasks("both", LENGTHS)] == ["one", "two"]
+
+
+def test_choices_that_become_the_same_when_cut_are_a_mistake():
+    add("counting", examples(2, choices=[["one two three", "one two four"]] * 2))
+    with pytest.raises(UserError, match=r"task counting: the answer choices \['one two three', .*when cut at 3 tokens"):
+        data.eval_tasks("counting", LENGTHS)
+    assert data.eval_tasks("counting", {"inputs": 6, "targets": 4})
+
+
+def test_a_choice_that_is_there_twice_is_one_choice():
+    add("counting", examples(2, choices=[["one", "one"]] * 2))
+    assert list(data.eval_tasks("counting", LENGTHS)[0].examples[0].choices) == ["one"]
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("countin", {}, "no task or mixture is called 'countin'; registered and close: counting"),
+        ("xyzzy", {}, "no task or mixture is called 'xyzzy'; registered and close: counting, void"),
+        ("counting", {"split": "test"}, "counting has no split 'test'; it has: train, validation"),
+        ("void", {"split": "train"}, "task void has no examples in.* split"),
+        ("counting", {"task_feature_lengths": {"inputs": 6}}, "TASK_FEATURE_LENGTHS is .'inputs': 6.; give a positive"),
+        ("counting", {"task_feature_lengths": {"inputs": 6, "targets": 0}}, "TASK_FEATURE_LENGTHS is"),
+        ("counting", {"use_cached": True}, "task counting has no seqio cache in .*USE_CACHED_TASKS = False"),
+    ],
+)
+@pytest.mark.parametrize("ask", [lambda **s: data.train_batches(batch_size=2, **s), data.eval_tasks])
+def test_mistakes_are_named(ask, name, settings, message):
+    add("counting")
+    add("void", preprocessors=[lambda dataset: dataset.take(0), *TOKENIZE])
+    with pytest.raises(UserError, match=message):
+        ask(**{"mixture_or_task_name": name, "task_feature_lengths": LENGTHS} | settings)
+
+
+def test_no_tasks_at_all_points_at_the_module():
+    with pytest.raises(UserError, match="MIXTURE_OR_TASK_MODULE"):
+        data.find_tasks("anything", "train")
+
+
+def test_other_features_are_refused():
+    add("speech", features={"targets": FEATURES["targets"]})
+    with pytest.raises(
+        UserError, match=r"task speech has the features \['targets'\]; \('inputs', 'targets'\) are needed"
+    ):
+        data.train_batches("speech", LENGTHS, 2)
+
+
+def test_short_bucket_is_refused():
+    add("counting")
+    with pytest.raises(UserError, match="inputs of task counting have up to 6 tokens"):
+        data.train_batches("counting", LENGTHS, 2, buckets={"inputs": (4,)})
+
+
+def test_metrics_with_aux_values_are_refused():
+    def metric(targets, predictions, aux_values):
+        return {}
+
+    add("counting", metric_fns=[metric])
+    with pytest.raises(UserError, match=r"task counting has a metric of \(targets, predictions, aux_values\)"):
+        data.eval_tasks("counting", LENGTHS)
+
+
+def test_task_module_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "my_own_tasks.py").write_text("import seqio\nseqio.MixtureRegistry.REGISTERED = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(seqio.MixtureRegistry, "REGISTERED", False, raising=False)
+    data.load_task_module("my_own_tasks")
+    assert seqio.MixtureRegistry.REGISTERED
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "task module 'broken_tasks' does not import: ModuleNotFoundError: No module named 'broken_tasks'"),
+        ("1 / 0", "task module 'broken_tasks' does not import: ZeroDivisionError: division by zero"),
+        ("def (", "task module 'broken_tasks' does not import: SyntaxError: "),
+    ],
+)
+def test_broken_task_module_is_named_with_its_cause(tmp_path, monkeypatch, content, message):
+    if content is not None:
+        (tmp_path / "broken_tasks.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=message):
+        data.load_task_module("broken_tasks")

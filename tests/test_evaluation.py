@@ -1,0 +1,137 @@
+"""Metrics, intervals and likelihoods of a model whose answers are known, and the file of its predictions."""
+
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+
+from frozen_jax import intervals
+from frozen_jax.errors import UserError
+from frozen_jax.evaluation import evaluate
+from tests import fake_model
+from tests.fake_model import FakeModel, choosing, example, task
+
+
+def test_result_of_a_task_with_choices():
+    result = evaluate(FakeModel(), [choosing(40)], batch_size=8)["fake"]
+    # Predictions are "10" up to example 20; targets alternate: 11 of the first 21 are "10", 10 of the last 19 are "50".
+    assert result.metrics == {"accuracy": 21 / 40}
+    assert result.intervals == {"accuracy": intervals.wilson(21, 40)}
+    scores = [-abs(10 + i - (10 + i % 2 * 40)) - 0.5 for i in range(40)]
+    assert result.nats_per_example == pytest.approx(np.mean(scores))
+    assert result.nats_per_token == pytest.approx(np.mean(scores) / 2)  # a word and its end
+    assert (result.task, result.split, result.examples, result.split_size) == ("fake", "test", 40, 40)
+    assert result.majority_rate == 0.5
+
+
+def test_result_of_a_task_that_is_written():
+    examples = [example(i, f"{5 + i} 7 8", "5 7") for i in range(5)]
+    result = evaluate(FakeModel(), [task(examples, score_metrics=[fake_model.mean_score])], batch_size=4)["fake"]
+    assert result.metrics == {"accuracy": 0.2, "mean_score": pytest.approx(-2.75)}
+    assert result.intervals["accuracy"] == intervals.wilson(1, 5)
+    assert result.nats_per_token == pytest.approx(-2.75 / 3)
+    assert result.majority_rate is None
+
+
+def test_tasks_are_told_apart():
+    results = evaluate(FakeModel(), [choosing(4), task([example(0, "5 7", "5 7")], name="other")])
+    assert {name: result.metrics["accuracy"] for name, result in results.items()} == {"fake": 0.5, "other": 1.0}
+
+
+def test_a_sample_says_of_how_many():
+    result = evaluate(FakeModel(), [task([example(7, "5 7", "5 7")], split_size=900)])["fake"]
+    assert (result.examples, result.split_size) == (1, 900)
+
+
+def test_postprocessor_sees_the_example_and_which_text_it_is():
+    seen = []
+
+    def postprocess(text, example, is_target):
+        seen.append((text, example["index"], is_target))
+        return text.split()[0]
+
+    given = task([example(4, "5 7", "5 9")], postprocess=postprocess)
+    assert evaluate(FakeModel(), [given])["fake"].metrics == {"accuracy": 1.0}
+    assert seen == [("5 9", 4, True), ("5 7", 4, False)]
+
+
+def test_metric_values_of_seqio_are_understood():
+    class Scalar:  # seqio.metrics.Scalar, which this file must not import
+        value = np.float32(0.5)
+
+    class Text:
+        value = "a text"
+
+    def metric(targets, predictions):
+        return {"scalar": Scalar(), "text": Text(), "array": np.zeros(3), "whole": 3}
+
+    assert evaluate(FakeModel(), [task([example(0, "5 7", "5")], predict_metrics=[metric])])["fake"].metrics == {
+        "scalar": 0.5,
+        "whole": 3.0,
+    }
+
+
+def test_a_metric_that_is_no_mean_is_measured_on_resampled_examples():
+    def hits_squared(targets, predictions):
+        return {"squared": fake_model.accuracy(targets, predictions)["accuracy"] ** 2}
+
+    given = choosing(40)
+    result = evaluate(FakeModel(), [task(given.examples, predict_metrics=[hits_squared])])["fake"]
+    low, high = result.intervals["squared"]
+    assert low < (21 / 40) ** 2 < high
+    # The bootstrap of a square is the square of the bootstrap.
+    hits = np.array([1.0] * 21 + [0.0] * 19)
+    wanted = intervals.bootstrap(lambda rows: {"it": float(hits[rows].mean())}, 40)["it"]
+    assert np.sqrt([low, high]) == pytest.approx(wanted, abs=0.08)
+
+
+def test_a_metric_that_needs_all_examples_has_no_interval():
+    def needs_three(targets, predictions):
+        if len(set(map(id, targets))) < 3:
+            raise ValueError("too few")
+        return {"needs_three": 0.7}
+
+    examples = [example(i, "5 7", f"{i} 9") for i in range(3)]
+    result = evaluate(FakeModel(), [task(examples, predict_metrics=[needs_three])])["fake"]
+    assert (result.metrics, result.intervals) == ({"needs_three": 0.7}, {})
+
+
+def test_a_failing_metric_is_named_and_the_predictions_are_kept(tmp_path):
+    def broken(targets, predictions):
+        raise ValueError("no such\nlabel")
+
+    given = task([example(0, "5 7", "5 7")], predict_metrics=[broken])
+    with pytest.raises(UserError, match="metric broken of task fake failed: ValueError: no such label"):
+        evaluate(FakeModel(), [given], predictions_dir=tmp_path)
+    assert (tmp_path / "fake-test.jsonl").exists()
+
+
+def test_predictions_are_json_lines(tmp_path):
+    given = choosing(3)
+    evaluate(FakeModel(), [given], predictions_dir=tmp_path / "made" / "for it")
+    lines = (tmp_path / "made" / "for it" / "fake-test.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == [0, 1, 2]
+    assert json.loads(lines[1]) == {
+        "index": 1,
+        "inputs": "11 11 11 11 11 11 11 11",
+        "targets": "50",
+        "prediction": "10",
+        "target_score": -39.5,
+        "choice_scores": {"10": -1.5, "50": -39.5},
+    }
+
+
+def test_a_full_disk_leaves_the_earlier_predictions(tmp_path, monkeypatch):
+    path = tmp_path / "fake-test.jsonl"
+    path.write_text("of an earlier run\n")
+
+    def write_half(self, text):
+        with open(self, "w") as file:
+            file.write(text[: len(text) // 2])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_text", write_half)
+    with pytest.raises(OSError, match="no space left"):
+        evaluate(FakeModel(), [choosing(3)], predictions_dir=tmp_path)
+    assert path.read_text() == "of an earlier run\n"
