@@ -14,11 +14,14 @@ from collections.abc import Sequence
 
 from frozen_jax import gin_config, runs
 from frozen_jax.errors import UserError
+from frozen_jax.runs import environment
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs what the command line asks for and returns the exit status: 0, or 2 for a user's mistake."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--gin_file", action="append", default=[], help="a gin file; may be given again")
     parser.add_argument("--gin_search_paths", default=".", help="folders for gin files, separated by commas")
     parser.add_argument("--run_mode", choices=sorted(runs.MODES), default="train")
@@ -27,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         "--profile_steps", type=int, default=0, help="trace so many training steps into MODEL_DIR/profile"
     )
     flags, rest = parser.parse_known_args(arguments)
+    environment.prepare()
     try:
         if unknown := [argument for argument in rest if not argument.startswith("--gin.")]:
             raise UserError(f"unknown argument {unknown[0]!r}; see python run.py --help")
@@ -34,9 +38,10 @@ def main(arguments: Sequence[str]) -> int:
         if flags.profile_steps:
             bindings.append(f"train.profile_steps={flags.profile_steps}")
         gin_config.parse(flags.gin_file, bindings, flags.gin_search_paths.split(","))
-        runs.MODES["dry_run" if flags.dry_run else flags.run_mode]()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        with gin_config.required_bindings_named():
+            runs.MODES["dry_run" if flags.dry_run else flags.run_mode]()
+    except (UserError, OSError, FloatingPointError) as error:  # the last two: forbidden folders, scores of nan
+        print(f"error: {gin_config.one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

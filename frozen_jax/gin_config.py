@@ -123,15 +123,19 @@ def _close(name: str, known: Sequence[str]) -> str:
 
 def _check_macros(given: Sequence[str]) -> None:
     """Every macro that is used has a value, and every macro given on the command line is used."""
-    used = {
-        reference.scoped_selector.split("/")[0]
-        for reference in gin_internals.iterate_references(gin_internals._CONFIG, to=gin_internals.macro)
-    }
+    references = gin_internals.iterate_references(gin_internals._CONFIG)
+    used = {name for name in map(_macro_name, references) if name}
     if missing := sorted(used - _macros().keys()):
         raise UserError(f"gin: {missing[0]} is used but not set; add --gin.{missing[0]}=VALUE or set it in a gin file")
     for name in given:
         if "." not in name and name not in used:
             raise UserError(f"gin: nothing uses the macro {name}.{_close(name, sorted(used))}")
+
+
+def _macro_name(value: Any) -> str | None:
+    """`%NAME` is a reference to `NAME/gin.macro`."""
+    name, _, selector = getattr(value, "scoped_selector", "").rpartition("/")
+    return name if selector == "gin.macro" else None
 
 
 def _macros() -> dict[str, Any]:
@@ -146,9 +150,8 @@ def _check_types() -> None:
     for (_, selector), config in gin_internals._CONFIG.items():
         for name, value in config.items():
             macro = ""
-            while isinstance(value, gin_internals.ConfigurableReference) and value.selector == "gin.macro":
-                macro = value.scoped_selector.split("/")[0]
-                value = macros[macro]
+            while name_inside := _macro_name(value):
+                macro, value = name_inside, macros[name_inside]
             wanted = _plain_types(selector, name)
             if wanted and not isinstance(value, gin_internals.ConfigurableReference) and type(value) not in wanted:
                 kinds = " or ".join(sorted(kind.__name__ for kind in wanted))
