@@ -17,7 +17,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -32,7 +32,6 @@ from frozen_jax.errors import UserError
 FORMAT = 1
 _BEST = "best"
 _LATEST = "checkpoints"
-_DESCRIBED = {"format": int, "method": str, "frozen_lms": dict, "seed": int, "trained": dict}
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
@@ -83,7 +82,7 @@ class Checkpointer:
         Raises:
             UserError: if the folder cannot be made, or the best state in it is damaged.
         """
-        self.directory = epath.Path(directory)
+        self.directory = _absolute(directory)
         self._description = dict(description)
         self._best_metric = best_metric
         self._latest = _manager(self.directory / _LATEST, keep)
@@ -211,6 +210,28 @@ def _reason(error: Exception) -> str:
     return next((os.strerror(code) for code in _DISK_ERRORS if os.strerror(code) in text), text[:200])
 
 
+def _are_shapes(found: Any) -> bool:
+    return isinstance(found, dict) and all(
+        isinstance(shape, list) and all(isinstance(size, int) and size >= 0 for size in shape)
+        for shape in found.values()
+    )
+
+
+def _are_lms(found: Any) -> bool:
+    return isinstance(found, dict) and all(
+        isinstance(lm, dict) and all(isinstance(lm.get(key), str) for key in ("name", "fingerprint"))
+        for lm in found.values()
+    )
+
+
+_DESCRIBED: dict[str, Callable[[Any], bool]] = {
+    "method": lambda found: isinstance(found, str),
+    "seed": lambda found: isinstance(found, int),
+    "frozen_lms": lambda found: _are_lms(found) and bool(found),
+    "trained": _are_shapes,
+}
+
+
 def read_description(checkpoint: epath.PathLike) -> dict[str, Any]:
     """Returns the JSON description of one saved step.
 
@@ -220,12 +241,17 @@ def read_description(checkpoint: epath.PathLike) -> dict[str, Any]:
     folder = epath.Path(checkpoint)
     with _reading(folder):
         found = json.loads((folder / "description" / "metadata").read_text())
-        for key, kind in _DESCRIBED.items():
-            if not isinstance(found[key], kind):
-                raise ValueError(f"its description says {key} is {found[key]!r}")
         if found["format"] != FORMAT:
             raise ValueError(f"its description has format {found['format']}; this version reads {FORMAT}")
+        for key, fits in _DESCRIBED.items():
+            if not fits(found[key]):
+                raise ValueError(f"its description says {key} is {found[key]!r}")
     return found
+
+
+def _absolute(path: epath.PathLike) -> epath.Path:
+    """The same place, from the root: orbax takes no relative paths. Buckets have no others."""
+    return epath.Path(path) if "://" in os.fspath(path) else epath.Path(path).expanduser().resolve()
 
 
 def find(path: epath.PathLike) -> epath.Path:
@@ -234,7 +260,7 @@ def find(path: epath.PathLike) -> epath.Path:
     Raises:
         UserError: if there is none.
     """
-    root = epath.Path(path)
+    root = _absolute(path)
     if (root / "state").exists():
         return root
     for folder in (root / _BEST, root / _LATEST, root):

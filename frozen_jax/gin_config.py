@@ -11,6 +11,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from tokenize import TokenError
 from typing import Any
 
 import gin
@@ -37,11 +38,14 @@ def parse(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[
     pairs = [_split(binding) for binding in bindings]
     try:
         with _gin_quiet():
-            gin.parse_config_files_and_bindings(list(files), [f"{name} = {_quoted(value)}" for name, value in pairs])
-    except (ValueError, SyntaxError, ImportError, OSError, AttributeError, TypeError, KeyError) as error:
+            gin.parse_config_files_and_bindings(
+                list(files), [f"{name} = {_quoted(value)}" for name, value in pairs], finalize_config=False
+            )
+    except (ValueError, SyntaxError, TokenError, ImportError, OSError, AttributeError, TypeError, KeyError) as error:
         raise UserError(_explained(error)) from error
     _check_macros([name for name, _ in pairs])
     _check_types()
+    gin.finalize()
 
 
 @contextlib.contextmanager
@@ -68,7 +72,7 @@ def _quoted(value: str) -> str:
         ast.literal_eval(value)
     except (ValueError, SyntaxError):
         # Containers may hold references; anything else that is no literal is a string.
-        return value if value[:1] in "[({" else repr(value)
+        return value if value.startswith(("[", "(", "{")) else repr(value)
     return value
 
 
@@ -76,7 +80,7 @@ def _explained(error: Exception) -> str:
     """gin's message, on one line, with the names that are close to the one it does not know."""
     text = one_line(error) or type(error).__name__
     if unknown := re.search(r"No configurable matching (?:reference )?'@?([^'(]+)", text):
-        known = [selector.split(".")[-1] for selector in gin_internals._REGISTRY]  # gin has no public list
+        known = [selector.split(".")[-1] for selector, _ in gin_internals._REGISTRY.items()]  # gin has no public list
         return f"gin: {text}{_close(unknown[1].split('.')[-1], known)}"
     if unknown := re.search(r"[Cc]onfigurable '([^']+)' doesn't have a parameter named '([^']+)'", text):
         return f"gin: {text}{_close(unknown[2], list(_parameters(unknown[1])))}"
@@ -104,10 +108,13 @@ def required_bindings_named() -> Iterator[None]:
 
 
 def current() -> str:
-    """Returns a gin file that makes this run again: all that was bound, and the defaults of all that was called."""
-    keys = {**gin_internals._OPERATIVE_CONFIG, **gin_internals._CONFIG}  # gin offers the one or the other
-    both = {k: {**gin_internals._OPERATIVE_CONFIG.get(k, {}), **gin_internals._CONFIG.get(k, {})} for k in keys}
-    return gin_internals._config_str(both)
+    """Returns a gin file that makes this run again, with the defaults of all that was called as comments.
+
+    Not as bindings: gin states them for every macro that led to the call (`METHOD/PromptTuning.length`), and those win
+    against whatever is bound later.
+    """
+    called = [f"# {line}" for line in gin.operative_config_str().splitlines() if line and not line.startswith("#")]
+    return "\n".join([gin.config_str(), "# What was called, with its defaults:", *called, ""])
 
 
 def _parameters(configurable: str) -> Mapping[str, inspect.Parameter]:
@@ -154,7 +161,7 @@ def _check_types() -> None:
                 macro, value = name_inside, macros[name_inside]
             wanted = _plain_types(selector, name)
             if wanted and not isinstance(value, gin_internals.ConfigurableReference) and type(value) not in wanted:
-                kinds = " or ".join(sorted(kind.__name__ for kind in wanted))
+                kinds = " or ".join(sorted("None" if kind is types.NoneType else kind.__name__ for kind in wanted))
                 raise UserError(f"gin: {macro or f'{selector}.{name}'} is {value!r}; it must be {kinds}")
 
 

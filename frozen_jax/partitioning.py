@@ -136,9 +136,7 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)
 
 
-def spread_rows(
-    arrays: Sequence[Shaped[Array, "..."]], like: Shaped[Array, "..."]
-) -> Sequence[Shaped[Array, "..."]]:
+def spread_rows(arrays: Sequence[Shaped[Array, "..."]], like: Shaped[Array, "..."]) -> Sequence[Shaped[Array, "..."]]:
     """Splits rows over the `data` axis of the mesh on which the parameter `like` lives, where the axis divides them.
 
     Args:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -19,21 +21,58 @@ OUTPUT_FEATURES = {
 }
 
 
-def tokenize(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]) -> tf.data.Dataset:
-    """Tokenizes many examples in one call: `seqio.preprocessors.tokenize`, at half the time for long texts.
+def tokenize(
+    dataset: tf.data.Dataset,
+    output_features: Mapping[str, seqio.Feature],
+    sequence_length: Mapping[str, int] | None = None,
+) -> tf.data.Dataset:
+    """As `seqio.preprocessors.tokenize`, many examples in a call, and no words that would be cut off all the same.
+
+    A word is a token or more, so that what follows as many words as there may be tokens is never read. At 64 tokens the
+    reviews of IMDB take a quarter of the time.
 
     Args:
         dataset: examples as text.
         output_features: from seqio; which features become tokens, and in which vocabulary.
+        sequence_length: from seqio; the most tokens of each feature.
 
     Returns:
-        The examples with tokens, and with the text in `inputs_pretokenized` and `targets_pretokenized`.
+        The examples with tokens, and with their whole text in `inputs_pretokenized` and `targets_pretokenized`.
     """
-    return seqio.preprocessors.tokenize(dataset.ragged_batch(256), output_features).unbatch()
+
+    def beginnings(texts: Mapping[str, Any]) -> dict[str, Any]:
+        whole = {f"{name}_pretokenized": texts[name] for name in output_features}
+        return {**texts, **whole, **{name: first_words(texts[name], lengths[name]) for name in lengths}}
+
+    lengths = {name: length for name, length in (sequence_length or {}).items() if name in output_features}
+    batches = dataset.ragged_batch(256).map(beginnings)
+    return seqio.preprocessors.tokenize(batches, output_features, copy_pretokenized=False).unbatch()
 
 
-# A text that is too long loses its last words and keeps its end-of-sequence token, as the LM knows it from pretraining.
-PREPROCESSORS = [tokenize, seqio.CacheDatasetPlaceholder(), seqio.preprocessors.append_eos_after_trim]
+def first_words(texts: tf.Tensor, count: int) -> tf.Tensor:
+    """The beginnings of texts.
+
+    Args:
+        texts: [N] of them.
+        count: how many words to keep; words stand between spaces.
+
+    Returns:
+        [N] texts, nothing changed in what is left of them.
+    """
+    beginning = re.compile(rb"(?: *+[^ ]++){%d}" % count)  # possessive: a word is never taken for two
+
+    def cut(texts: Sequence[bytes]) -> np.ndarray:
+        found = [(beginning.match(text), text) for text in texts]
+        return np.array([match.group() if match else text for match, text in found], object)
+
+    kept = tf.numpy_function(cut, [texts], tf.string)
+    kept.set_shape([None])
+    return kept
+
+
+# The cache, where one is made, holds text, so that it serves every tokenizer. A text that is too long loses its last
+# words and keeps its end-of-sequence token, as the LM knows it from pretraining.
+PREPROCESSORS = [seqio.CacheDatasetPlaceholder(), tokenize, seqio.preprocessors.append_eos_after_trim]
 
 
 def source(examples: Callable[[], Mapping[str, Sequence[Example]]], sizes: Mapping[str, int]) -> seqio.DataSource:

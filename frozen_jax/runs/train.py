@@ -74,6 +74,7 @@ def train(
                 eval_period=eval_period,
                 profile_steps=profile_steps,
             )
+    job.save_gin_config()  # again: by now, more has been called
     if report_split is not None and jax.process_index() == 0:
         _report(job, report_split, steps=max(0, train_steps - first), seconds=time.perf_counter() - began)
 
