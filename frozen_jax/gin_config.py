@@ -119,7 +119,10 @@ def current() -> str:
 
 def _parameters(configurable: str) -> Mapping[str, inspect.Parameter]:
     found = gin_internals._REGISTRY.get_match(configurable)
-    return inspect.signature(found.wrapped).parameters if found else {}
+    if not found:
+        return {}
+    takes = found.wrapped.__init__ if inspect.isclass(found.wrapped) else found.wrapped  # NNX's metaclass hides names
+    return inspect.signature(takes).parameters
 
 
 def _close(name: str, known: Sequence[str]) -> str:
@@ -132,11 +135,11 @@ def _check_macros(given: Sequence[str]) -> None:
     """Every macro that is used has a value, and every macro given on the command line is used."""
     references = gin_internals.iterate_references(gin_internals._CONFIG)
     used = {name for name in map(_macro_name, references) if name}
-    if missing := sorted(used - _macros().keys()):
-        raise UserError(f"gin: {missing[0]} is used but not set; add --gin.{missing[0]}=VALUE or set it in a gin file")
     for name in given:
         if "." not in name and name not in used:
             raise UserError(f"gin: nothing uses the macro {name}.{_close(name, sorted(used))}")
+    if missing := sorted(used - _macros().keys()):
+        raise UserError(f"gin: {missing[0]} is used but not set; add --gin.{missing[0]}=VALUE or set it in a gin file")
 
 
 def _macro_name(value: Any) -> str | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import gin
 import optax
 
+from frozen_jax.errors import UserError
+
 for _name in (
     "adafactor",
     "adamw",
@@ -16,7 +18,6 @@ for _name in (
     "constant_schedule",
     "linear_schedule",
     "warmup_constant_schedule",
-    "warmup_cosine_decay_schedule",
 ):
     gin.external_configurable(getattr(optax, _name), name=_name, module="optax")
 
@@ -32,3 +33,25 @@ def clipped(
         max_norm: the greatest L2 norm that passes unchanged; 1.0 is T5X's usual choice.
     """
     return optax.chain(optax.clip_by_global_norm(max_norm), optimizer)
+
+
+@gin.configurable
+def warmup_cosine(
+    peak_value: float = gin.REQUIRED, warmup_steps: int = gin.REQUIRED, train_steps: int = gin.REQUIRED
+) -> optax.Schedule:
+    """A learning rate that rises from 0 in a line and falls back to 0 along a cosine.
+
+    Args:
+        peak_value: the highest learning rate.
+        warmup_steps: steps up to it.
+        train_steps: steps of the whole run.
+
+    Raises:
+        UserError: if the run is over before the warm-up is.
+    """
+    if warmup_steps >= train_steps:
+        raise UserError(
+            f"a warm-up of {warmup_steps} steps does not fit into {train_steps} training steps; "
+            "lower warmup_cosine.warmup_steps or raise TRAIN_STEPS"
+        )
+    return optax.warmup_cosine_decay_schedule(0.0, peak_value, warmup_steps, train_steps)

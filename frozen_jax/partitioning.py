@@ -144,6 +144,7 @@ def spread_rows(arrays: Sequence[Shaped[Array, "..."]], like: Shaped[Array, "...
         like: any parameter of the model that will read them.
     """
     sharding = like.sharding if isinstance(like, jax.Array) else None
-    if not isinstance(sharding, NamedSharding) or len(arrays[0]) % sharding.mesh.shape["data"]:
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    if not isinstance(mesh, Mesh) or len(arrays[0]) % mesh.shape["data"]:
         return arrays
-    return [jax.device_put(array, batch_sharding(sharding.mesh)) for array in arrays]
+    return [jax.device_put(array, batch_sharding(mesh)) for array in arrays]

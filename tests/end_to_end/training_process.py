@@ -49,18 +49,18 @@ def batch(index):
 class Mortal(Checkpointer):
     """A checkpointer that dies when it is told to."""
 
-    moment, step = "", -1
+    moment, at = "", -1
 
     def save(self, step, state):
-        if step == self.step:
+        if step == self.at:
             self._before(step)
         super().save(step, state)
-        if (self.moment, self.step) == ("save", step):
+        if (self.moment, self.at) == ("save", step):
             die()
 
     def save_best(self, step, state, metrics):
         super().save_best(step, state, metrics)
-        if (self.moment, self.step) == ("best", step):
+        if (self.moment, self.at) == ("best", step):
             die()
 
     def _before(self, step):
@@ -85,26 +85,26 @@ def dying_for(folder, rename):
 class MortalWriter(MetricWriter):
     """A writer of metrics that dies in the middle of it when it is told to."""
 
-    moment, step = "", -1
+    moment, at = "", -1
 
     def flush(self):
-        if self.moment == "metrics" and self._lines and f'"step": {self.step},' in self._lines[-1]:
+        if self.moment == "metrics" and self._lines and f'"step": {self.at},' in self._lines[-1]:
             path = type(epath.Path("/"))
             write = path.write_text
             path.write_text = lambda file, text: (write(file, text[: len(text) // 2]), die())
         super().flush()
 
 
-def batches(first, moment, step):
+def batches(first, moment, at):
     for index in range(first, STEPS):
-        if (moment, step) == ("batch", index):
+        if (moment, at) == ("batch", index):
             die()
         yield batch(index)
 
 
-def main(directory, moment="", step="-1"):
+def main(directory, moment="", at="-1"):
     Mortal.moment = MortalWriter.moment = moment
-    Mortal.step = MortalWriter.step = int(step)
+    Mortal.at = MortalWriter.at = int(at)
     method = PromptTuning(
         load_lm(str(FIXTURE), mlp_activations=("gelu", "linear")), length=6, initializer=random_uniform
     )
@@ -119,7 +119,7 @@ def main(directory, moment="", step="-1"):
             state,
             split,
             train_step,
-            batches(int(state.step), moment, int(step)),
+            batches(int(state.step), moment, int(at)),
             train_steps=STEPS,
             writer=MortalWriter(directory, first_step=int(state.step), log_period=1),
             checkpointer=checkpointer,

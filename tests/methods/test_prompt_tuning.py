@@ -101,7 +101,7 @@ def test_another_checkpoint_gives_its_prompt(tmp_path):
         _made(load, length=5)
 
 
-def _State(trained):  # noqa: N802 - stands for training.TrainState
+def _State(trained):
     from frozen_jax.training import TrainState
 
     return TrainState(jax.numpy.int32(1), trained, ())

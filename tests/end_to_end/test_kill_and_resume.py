@@ -1,0 +1,89 @@
+"""A run that is killed again and again, and meets a full disk, ends as the run that was not: bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from etils import epath
+
+from frozen_jax import checkpoints
+from tests.end_to_end import training_process
+
+ROOT = Path(__file__).parents[2]
+TIMES = {"seconds_per_step", "examples_per_second", "real_tokens_per_second", "padding_tokens_per_second"}
+
+# When a process dies, and from which steps the next may go on: what was being saved may or may not be whole.
+DEATHS = [
+    ("save", 2, {0, 2}),
+    ("commit", 4, {2}),
+    ("metrics", 6, {2, 4}),
+    ("best", 9, {6, 8}),
+    ("batch", 11, {8, 10}),
+]
+
+
+def train(folder, *moment):
+    """Trains in a process on one device, and returns its exit status and what it printed."""
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, training_process.__file__, str(folder), *map(str, moment)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def figures(folder):
+    """The lines of metrics.jsonl without what a clock measured."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def arrays(step):
+    """All that one saved step holds, on the host."""
+    reader, folder = ocp.PyTreeCheckpointer(), epath.Path(step / "state")
+    stored = ocp.PyTreeCheckpointHandler().metadata(folder).tree
+    numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+    return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=numpy))
+
+
+def assert_same(one, other):
+    """The same figures, and the same steps are kept, with the same bits."""
+    assert figures(one) == figures(other)
+    kept = [sorted(path.relative_to(run) for path in run.glob("*/*") if path.name.isdigit()) for run in (one, other)]
+    assert kept[0] == kept[1]
+    assert [path.parts[0] for path in kept[0]] == ["best", "checkpoints", "checkpoints"]
+    for step in kept[0]:
+        first, second = arrays(one / step), arrays(other / step)
+        assert jax.tree.structure(first) == jax.tree.structure(second)
+        for leaves in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+            assert leaves[0].tobytes() == leaves[1].tobytes()
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(tmp_path):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert train(unbroken) == (0, "from 0\n", "")
+
+    allowed = {0}
+    for moment, step, next_allowed in DEATHS:
+        status, printed, _ = train(broken, moment, step)
+        assert status == -signal.SIGKILL, f"it was to die at {moment} {step}"
+        assert printed in {f"from {first}\n" for first in allowed}
+        allowed = next_allowed
+
+    status, printed, errors = train(broken, "full", training_process.STEPS)
+    assert printed in {f"from {first}\n" for first in allowed}
+    message = f"cannot save to {broken}/checkpoints: File too large; what was saved before is untouched"
+    assert (status, errors) == (2, f"error: {message}\n")
+    assert checkpoints.find(broken / "checkpoints").name == "10"
+
+    assert train(broken) == (0, "from 10\n", "")
+    assert_same(unbroken, broken)
+    assert not [path for path in broken.rglob("*") if "orbax-checkpoint-tmp" in path.name], (
+        "what was half-written is gone"
+    )
