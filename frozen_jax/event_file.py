@@ -1,7 +1,6 @@
-"""TensorBoard's event files: length, checksum, protocol buffer, checksum, one record after the other.
+"""TensorBoard's event files, in tensorboardX's messages and checksums.
 
-Written here in a few lines because the libraries that write them either import TensorFlow or torch, or hand the events
-to a thread that stops the run for ever when the disk is full.
+Not by its SummaryWriter: that hands events to a thread, which stops a run for ever when the disk is full.
 """
 
 from __future__ import annotations
@@ -10,17 +9,9 @@ import struct
 import time
 
 from etils import epath
-
-_POLYNOMIAL = 0x82F63B78  # CRC-32C, bits reversed
-
-
-def _table_entry(byte: int) -> int:
-    for _ in range(8):
-        byte = byte >> 1 ^ (_POLYNOMIAL if byte & 1 else 0)
-    return byte
-
-
-_TABLE = [_table_entry(byte) for byte in range(256)]
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
 
 
 class EventFile:
@@ -38,53 +29,26 @@ class EventFile:
             first_step: what earlier files say of this step and of later ones is no longer shown.
         """
         self.path = epath.Path(directory) / f"events.out.tfevents.{time.time_ns() // 1000}.frozen_jax"
-        self._pending = [_event(_bytes(3, b"brain.Event:2"))]
+        self._pending = [Event(wall_time=time.time(), file_version="brain.Event:2")]
         if first_step:
-            self._pending.append(_event(_integer(2, first_step) + _bytes(7, _integer(1, 1))))  # a session starts
+            start = SessionLog(status=SessionLog.START)
+            self._pending.append(Event(wall_time=time.time(), step=first_step, session_log=start))
 
     def add(self, tag: str, value: float, step: int) -> None:
         """Takes one scalar."""
-        summary = _bytes(1, _bytes(1, tag.encode()) + _float(2, value))
-        self._pending.append(_event(_integer(2, step) + _bytes(5, summary)))
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+        self._pending.append(Event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:
         """Writes what was taken."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
-            file.write(b"".join(self._pending))
+            file.write(b"".join(map(_record, self._pending)))
         self._pending = []
 
 
-def _event(what: bytes) -> bytes:
-    event = _double(1, time.time()) + what
-    length = struct.pack("<Q", len(event))
-    return length + _masked_checksum(length) + event + _masked_checksum(event)
-
-
-def _masked_checksum(data: bytes) -> bytes:
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = crc >> 8 ^ _TABLE[(crc ^ byte) & 0xFF]
-    crc ^= 0xFFFFFFFF
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def _varint(number: int) -> bytes:
-    low, rest = number & 0x7F, number >> 7
-    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
-
-
-def _integer(field: int, number: int) -> bytes:
-    return _varint(field << 3) + _varint(number)
-
-
-def _double(field: int, number: float) -> bytes:
-    return _varint(field << 3 | 1) + struct.pack("<d", number)
-
-
-def _bytes(field: int, content: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(content)) + content
-
-
-def _float(field: int, number: float) -> bytes:
-    return _varint(field << 3 | 5) + struct.pack("<f", number)
+def _record(event: Event) -> bytes:
+    """TFRecord's framing: length, its checksum, the event, its checksum."""
+    data = event.SerializeToString()
+    length = struct.pack("<Q", len(data))
+    return length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))

@@ -1,4 +1,4 @@
-"""Tasks as a collaborator keeps them outside this tree: MIXTURE_OR_TASK_MODULE=tests.end_to_end.tiny_tasks."""
+"""A task such as a collaborator keeps outside this tree: MIXTURE_OR_TASK_MODULE=tests.end_to_end.tiny_tasks."""
 
 import functools
 import random
