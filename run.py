@@ -9,6 +9,7 @@ Flags and gin, then one function of frozen_jax. Nothing else lives here.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -49,4 +50,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    if status == 2:  # everything is closed; threads that libraries leave behind have nothing to add to the one line
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

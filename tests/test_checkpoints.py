@@ -1,6 +1,7 @@
 """Module checkpoints: bit for bit, without the LM, refused where they do not belong, safe from full disks."""
 
 import functools
+import gc
 import json
 import math
 import os
@@ -30,6 +31,14 @@ ADAFACTOR = optax.adafactor(0.3, multiply_by_parameter_scale=False)
 
 # Where a save or a restore fails, orbax leaves coroutines behind; frozen_jax.runs.environment silences them in runs.
 leaves_coroutines = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _coroutines_end_with_their_test(request):
+    """Else the garbage collector would find them in the middle of another test, and that would fail."""
+    yield
+    if request.node.get_closest_marker("filterwarnings"):
+        gc.collect()
 
 
 def started(method=None, optimizer=ADAFACTOR, mesh=(1, 1), seed=None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ def _drop_noise() -> None:
             report_ignored(ignored)
 
     sys.excepthook, sys.unraisablehook = hook, ignored_hook
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # "Future exception was never retrieved"
 
 
 def import_data() -> ModuleType:

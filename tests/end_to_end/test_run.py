@@ -117,7 +117,7 @@ def test_without_a_file_it_asks_in_the_terminal(trained):
     ("arguments", "message"),
     [
         (["--nonsense"], "unknown argument '--nonsense'"),
-        (["--gin.TRAIN_STEP=3"], "nothing uses the macro TRAIN_STEP. Close: TRAIN_STEPS"),
+        (["--gin.MODEL_DIR=x", "--gin.TRAIN_STEP=3"], "nothing uses the macro TRAIN_STEP. Close: TRAIN_STEPS"),
         (["--gin.PromptTuning.lenght=3"], "Close: length"),
         (["--gin.MODEL_DIR=x", "--gin.INITIAL_CHECKPOINT_PATH=titler-t5-smal"], "unknown language model"),
         ([], "MODEL_DIR"),

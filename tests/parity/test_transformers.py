@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
-import transformers
 
 from frozen_jax import load_lm
+
+torch = pytest.importorskip("torch", reason="no CPU build of torch here; CONTRIBUTING.md says how to get one")
+transformers = pytest.importorskip("transformers")
 
 CONFIGS = {
     "t5 1.0": dict(feed_forward_proj="relu", tie_word_embeddings=True),
