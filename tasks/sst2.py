@@ -26,9 +26,9 @@ from typing import Any
 
 import seqio
 
+from frozen_jax.text_metrics import accuracy
 from tasks import arrow
 from tasks.common import OUTPUT_FEATURES, PREPROCESSORS, Example, source
-from tasks.metrics import accuracy
 from tasks.splits import SMALL, carve
 
 CHOICES = ["negative", "positive"]  # by label

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.metrics import accuracy, mean_class_recall, normalize_answer, squad, squad_postprocessor
+from frozen_jax.text_metrics import accuracy, mean_class_recall, normalize_answer, squad, squad_postprocessor
 
 
 def test_accuracy():

@@ -1,4 +1,7 @@
-"""Metrics of predicted texts, between 0 and 1. An empty prediction is a wrong one; no prediction at all is an error."""
+"""Metrics of predicted texts, between 0 and 1. An empty prediction is a wrong one; no prediction at all is an error.
+
+Here and not in `tasks/`, which imports seqio: hosts without it judge predictions all the same.
+"""
 
 from __future__ import annotations
 
