@@ -83,6 +83,7 @@ class EvalTask:
         postprocess: the task's own `(text, example=..., is_target=...)`.
         predict_metrics: the task's functions of (targets, predictions).
         score_metrics: the task's functions of (targets, scores).
+        unmeasured: names of metrics that the task has and this host cannot compute, see `token_cache`.
     """
 
     name: str
@@ -94,6 +95,12 @@ class EvalTask:
     postprocess: Callable[..., Any]
     predict_metrics: Sequence[Callable[..., Mapping[str, Any]]]
     score_metrics: Sequence[Callable[..., Mapping[str, Any]]]
+    unmeasured: Sequence[str] = ()
+
+
+def unchanged(text: str, **_: Any) -> str:
+    """The postprocessor of a task that has none."""
+    return text
 
 
 @dataclasses.dataclass(frozen=True)

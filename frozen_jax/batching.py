@@ -1,10 +1,14 @@
 """Tokens in memory, and the order in which training sees them: global batch k is a pure function of (seed, k).
 
-    split's tokens ──▶ order of examples ──▶ rows of batch k ──▶ length bucket ──▶ this process's rows, padded
-    (one array)        (seed, position)      (k, batch size)     (all rows)        (process index)
+    split's tokens ──▶ order of examples ──▶ window of batches ──▶ batch k ──▶ length bucket ──▶ this process's rows
+    (one array)        (seed, position)      (grouped by length)               (all rows)        (padded)
 
 Every process knows all rows of a batch by number and length, and materialises only its own. So the data position of a
 run is one integer, the next k, whatever the number of processes; going on at k costs nothing. Nothing here knows seqio.
+
+Length grouping: the examples of `length_window` batches are drawn as without it; then each task's examples are dealt
+out in the order of their lengths, to the batches in a random order. A batch holds as many examples of each task as
+before, only of like length, so it is padded less, and no epoch or mixing rate changes.
 """
 
 from __future__ import annotations
@@ -21,12 +25,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from frozen_jax.errors import UserError
-from frozen_jax.ordering import EpochOrder, MixtureOrder
-from frozen_jax.types import Batch
+from frozen_jax.ordering import EpochOrder, MixtureOrder, permutation
+from frozen_jax.types import Batch, Segments
 
 Tokens = Int[np.ndarray, "_"]  # of one text; of any length, also beside others
 FEATURES = ("inputs", "targets")
+SEGMENTS = "_segments"  # of the feature before it: which example of a packed row a token belongs to, from 1 on
 SMALLEST_BUCKET = 16
+LENGTH_WINDOW = 32  # batches; of IMDB's 512 tokens a larger one saves no more, see benchmarks/README.md
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +81,9 @@ class TaskTokens:
 
     Attributes:
         name: of the task; keys the order of its examples.
-        features: `inputs` and `targets`, with as many sequences.
-        rate: how often an example is drawn from this task, relative to the others of a mixture.
+        features: `inputs` and `targets`, with as many sequences; where several examples share a row, also
+            `inputs_segments` and `targets_segments`.
+        rate: how often a row is drawn from this task, relative to the others of a mixture.
     """
 
     name: str
@@ -84,12 +91,17 @@ class TaskTokens:
     rate: float = 1.0
 
     def __len__(self) -> int:
-        """How many examples there are."""
+        """How many rows there are: examples, unless several share one."""
         return len(self.features["inputs"])
+
+    @property
+    def packed(self) -> bool:
+        """Whether several examples share a row."""
+        return FEATURES[0] + SEGMENTS in self.features
 
 
 def default_buckets(length: int) -> tuple[int, ...]:
-    """Powers of two from 16 up, and the feature's own length.
+    """16, 24, 32, 48, 64, 96, ... and the feature's own length: each is one program to compile.
 
     Args:
         length: the most tokens that the feature has.
@@ -97,8 +109,24 @@ def default_buckets(length: int) -> tuple[int, ...]:
     Returns:
         The lengths to which batches are padded.
     """
-    powers = [SMALLEST_BUCKET << i for i in range(length.bit_length()) if SMALLEST_BUCKET << i < length]
-    return (*powers, length)
+    powers = [SMALLEST_BUCKET << i for i in range(length.bit_length())]
+    steps = [step for power in powers for step in (power, power * 3 // 2)]
+    return (*(step for step in steps if step < length), length)
+
+
+def all_buckets(
+    lengths: Mapping[str, int], given: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, Sequence[int]]:
+    """The buckets of every feature.
+
+    Args:
+        lengths: TASK_FEATURE_LENGTHS.
+        given: those of some features; None of none.
+
+    Returns:
+        The given ones, and the default ones of the other features.
+    """
+    return {feature: default_buckets(lengths[feature]) for feature in FEATURES} | dict(given or {})
 
 
 def bucket_of(length: int, buckets: Sequence[int]) -> int:
@@ -141,6 +169,7 @@ class Batches:
         batch_size: int,
         seed: int,
         buckets: Mapping[str, Sequence[int]],
+        length_window: int = 1,
         pad_id: int = 0,
         process_index: int = 0,
         process_count: int = 1,
@@ -152,6 +181,7 @@ class Batches:
             batch_size: rows of a global batch.
             seed: of the order.
             buckets: for each feature the lengths to which batches are padded.
+            length_window: batches within which examples are grouped by length; 1 groups nothing.
             pad_id: what stands behind a row.
             process_index: which process this is.
             process_count: of how many.
@@ -163,13 +193,16 @@ class Batches:
             raise UserError(f"nothing is ever drawn from {[task.name for task in tasks]}: their mixing rates sum to 0")
         if batch_size <= 0 or batch_size % process_count:
             raise UserError(f"a batch of {batch_size} rows cannot be divided among {process_count} processes")
+        if length_window < 1:
+            raise UserError(f"length_window is {length_window}; give a number of batches, 1 to group nothing")
         self.tasks = list(tasks)
-        self._batch_size, self._pad_id = batch_size, pad_id
+        self._batch_size, self._length_window, self._pad_id, self._seed = batch_size, length_window, pad_id, seed
         rows = batch_size // process_count
         self._local = slice(process_index * rows, (process_index + 1) * rows)
         self._buckets = {feature: _checked_buckets(feature, buckets[feature], tasks) for feature in FEATURES}
         self._mixture = MixtureOrder([task.rate for task in tasks], seed)
         self._orders = [EpochOrder(task.name, len(task), seed) for task in tasks]
+        self._latest: tuple[int, list[tuple[int, int]]] = (-1, [])  # window, its rows
         self._lock = threading.Lock()  # the orders remember; a thread prefetches while the main one may ask too
 
     def rows(self, number: int) -> list[tuple[int, int]]:
@@ -181,11 +214,25 @@ class Batches:
         Returns:
             For each row of the global batch its task's place in `tasks` and the example's number in that task.
         """
+        window, place = divmod(number, self._length_window)
         with self._lock:
-            tasks, draws = self._mixture.draws(number * self._batch_size, self._batch_size)
-            examples = np.empty_like(draws)
-            for task in np.unique(tasks):
-                examples[tasks == task] = self._orders[task].examples(draws[tasks == task])
+            if self._latest[0] != window:
+                self._latest = (window, self._window(window))
+            return self._latest[1][place * self._batch_size : (place + 1) * self._batch_size]
+
+    def _window(self, window: int) -> list[tuple[int, int]]:
+        """The rows of all batches of a window, one batch after the other."""
+        count = self._length_window * self._batch_size
+        tasks, draws = self._mixture.draws(window * count, count)
+        turns = permutation(self._length_window, self._seed, "length window", window).repeat(self._batch_size)
+        examples = np.empty_like(draws)
+        for task in np.unique(tasks):
+            here = np.flatnonzero(tasks == task)
+            drawn = self._orders[task].examples(draws[here])
+            if self._length_window > 1:
+                here = here[np.argsort(turns[here], kind="stable")]
+                drawn = drawn[np.lexsort([self.tasks[task].features[name].lengths[drawn] for name in FEATURES[::-1]])]
+            examples[here] = drawn
         return list(zip(tasks.tolist(), examples.tolist(), strict=True))
 
     def batch(self, number: int) -> Batch:
@@ -200,7 +247,7 @@ class Batches:
         rows = self.rows(number)
         inputs, inputs_mask = self._padded("inputs", rows)
         targets, targets_mask = self._padded("targets", rows)
-        return Batch(inputs, inputs_mask, targets, _weights(targets_mask))
+        return Batch(inputs, inputs_mask, targets, _weights(targets_mask), self._segments(rows))
 
     def iterate(self, start: int = 0, prefetch: int = 2) -> Prefetched:
         """The batches from a position on, made ahead of time by a thread.
@@ -218,8 +265,13 @@ class Batches:
         self, feature: str, rows: Sequence[tuple[int, int]]
     ) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
         sequences = [self.tasks[task].features[feature][example] for task, example in rows]
-        length = bucket_of(max(map(len, sequences)), self._buckets[feature])
-        return pad(sequences[self._local], length, self._pad_id)
+        length = bucket_of(max(map(len, sequences)), self._buckets[feature.removesuffix(SEGMENTS)])
+        return pad(sequences[self._local], length, 0 if feature.endswith(SEGMENTS) else self._pad_id)
+
+    def _segments(self, rows: Sequence[tuple[int, int]]) -> Segments | None:
+        if not self.tasks[0].packed:
+            return None
+        return Segments(*(self._padded(feature + SEGMENTS, rows)[0] for feature in FEATURES))
 
 
 class Prefetched(Iterator[Any]):

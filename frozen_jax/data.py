@@ -1,10 +1,11 @@
 """seqio tasks and mixtures as batches of numpy arrays. The only file that imports seqio, which takes 10 to 15 seconds.
 
     seqio task ──▶ its split, tokenized once, in memory ──▶ training: `batching.Batches`, by batch number
-                                                       └──▶ evaluation: `answering.EvalTask`, in the order of the file
+                                                       ├──▶ evaluation: `answering.EvalTask`, in the order of the file
+                                                       └──▶ files of tokens, for hosts without seqio: `token_cache`
 
-seqio does what it is good at: sources, preprocessors, vocabularies, mixing rates, metrics, caches. The order of
-training is made behind it (`frozen_jax.ordering`), since tf.data can only be resumed by reading up to the place again.
+seqio does what it is good at: sources, preprocessors, vocabularies, mixing rates, packing, metrics, caches. The order
+of training is made behind it (`frozen_jax.ordering`): tf.data can only be resumed by reading up to the place again.
 Preprocessors that draw random numbers do so once, when the split is tokenized, and not anew in every epoch.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,10 @@ import seqio
 import tensorflow as tf
 from jaxtyping import Int
 
-from frozen_jax.answering import EvalExample, EvalTask
-from frozen_jax.batching import FEATURES, Batches, Ragged, TaskTokens, Tokens, default_buckets
+from frozen_jax.answering import EvalExample, EvalTask, unchanged
+from frozen_jax.batching import FEATURES, SEGMENTS, Batches, Ragged, TaskTokens, Tokens, all_buckets
 from frozen_jax.errors import UserError
-from frozen_jax.ordering import permutation, random_bits
+from frozen_jax.ordering import permutation, random_bits, sample
 from frozen_jax.tokenizer import lm_tokenizer
 
 _RaggedTensor: Any = tf.RaggedTensor  # TensorFlow's type stubs leave out how one is made
@@ -123,6 +124,37 @@ def find_tasks(name: str, split: str) -> dict[seqio.Task, float]:
     return with_split
 
 
+def train_tokens(
+    mixture_or_task_name: str,
+    task_feature_lengths: Mapping[str, int],
+    *,
+    seed: int = 0,
+    split: str = "train",
+    use_cached: bool = False,
+    pack: bool = False,
+) -> list[TaskTokens]:
+    """The training split of a task, or of every task of a mixture, as tokens.
+
+    Args:
+        mixture_or_task_name: registered in a module that has been imported.
+        task_feature_lengths: the most tokens of `inputs` and `targets`; longer ones are cut by seqio.
+        seed: of random preprocessors, and of the order in which examples are packed.
+        split: which split.
+        use_cached: read the task's seqio cache instead of its source.
+        pack: let several examples of a task share a row, as seqio does it; mixing rates still count examples.
+
+    Returns:
+        What `batching.Batches` takes.
+
+    Raises:
+        UserError: for an unknown task or split, lengths that do not fit, a missing cache.
+    """
+    lengths = _checked_lengths(task_feature_lengths)
+    rates = find_tasks(mixture_or_task_name, split).items()
+    tokens = [_task_tokens(task, rate, lengths, split, use_cached, seed) for task, rate in rates if rate > 0]
+    return [_packed(task, lengths, seed) for task in tokens] if pack else tokens
+
+
 def train_batches(
     mixture_or_task_name: str,
     task_feature_lengths: Mapping[str, int],
@@ -131,20 +163,24 @@ def train_batches(
     seed: int = 0,
     split: str = "train",
     use_cached: bool = False,
+    pack: bool = False,
     buckets: Mapping[str, Sequence[int]] | None = None,
+    length_window: int = 1,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batches:
     """The training batches of a task or a mixture.
 
     Args:
-        mixture_or_task_name: registered in a module that has been imported.
-        task_feature_lengths: the most tokens of `inputs` and `targets`; longer ones are cut by seqio.
+        mixture_or_task_name: see `train_tokens`.
+        task_feature_lengths: the most tokens of a row.
         batch_size: rows of a global batch.
-        seed: of the order, the mixing and random preprocessors.
+        seed: of the order, the mixing, random preprocessors and packing.
         split: which split.
-        use_cached: read the task's seqio cache instead of its source.
-        buckets: for each feature the lengths to which batches are padded; by default powers of two from 16 up.
+        use_cached: see `train_tokens`.
+        pack: see `train_tokens`.
+        buckets: for each feature the lengths to which batches are padded; see `batching.default_buckets`.
+        length_window: batches within which examples are grouped by length.
         process_index: which process this is.
         process_count: of how many.
 
@@ -152,19 +188,17 @@ def train_batches(
         The batches, by number.
 
     Raises:
-        UserError: for an unknown task or split, an empty split, lengths or buckets that do not fit, a missing cache.
+        UserError: as `train_tokens`; for an empty split, and buckets that do not fit.
     """
-    lengths = _checked_lengths(task_feature_lengths)
-    tasks = [
-        _task_tokens(task, rate, lengths, split, use_cached, seed)
-        for task, rate in find_tasks(mixture_or_task_name, split).items()
-        if rate > 0
-    ]
+    tokens = train_tokens(
+        mixture_or_task_name, task_feature_lengths, seed=seed, split=split, use_cached=use_cached, pack=pack
+    )
     return Batches(
-        tasks,
+        tokens,
         batch_size=batch_size,
         seed=seed,
-        buckets={feature: default_buckets(lengths[feature]) for feature in FEATURES} | dict(buckets or {}),
+        buckets=all_buckets(task_feature_lengths, buckets),
+        length_window=length_window,
         pad_id=LMVocabulary().pad_id,
         process_index=process_index,
         process_count=process_count,
@@ -202,6 +236,42 @@ def eval_tasks(
     return [_eval_task(task, lengths, split, max_examples, use_cached, seed) for task in tasks]
 
 
+def cacheable(
+    mixture_or_task_name: str, task_feature_lengths: Mapping[str, int], *, seed: int = 0, use_cached: bool = False
+) -> Iterator[EvalTask]:
+    """Every split but "train" of every task, for `token_cache.write`.
+
+    Args:
+        mixture_or_task_name: registered in a module that has been imported.
+        task_feature_lengths: the most tokens of `inputs` and `targets`.
+        seed: of random preprocessors.
+        use_cached: read the task's seqio cache instead of its source.
+
+    Yields:
+        The splits, whole.
+
+    Raises:
+        UserError: as `eval_tasks`, and for a task in another vocabulary than the LM's.
+    """
+    found = seqio.get_mixture_or_task(mixture_or_task_name)
+    for task in found.tasks if isinstance(found, seqio.Mixture) else [found]:
+        _check_vocabulary(task)
+    for split in sorted({*found.splits} - {"train"}):
+        yield from eval_tasks(mixture_or_task_name, task_feature_lengths, split, seed=seed, use_cached=use_cached)
+
+
+def _check_vocabulary(task: seqio.Task) -> None:
+    """Tokens in files are read with the LM's tokenizer, so they must be its own."""
+    probe, tokenizer = "The 3 quick foxes, über 漢字: don't!", lm_tokenizer()
+    for name, feature in task.output_features.items():
+        vocabulary = feature.vocabulary
+        if vocabulary.eos_id != tokenizer.eos_id or vocabulary.encode(probe) != tokenizer.encode(probe):
+            raise UserError(
+                f"the {name} of task {task.name} are in {vocabulary}, not in the LM's vocabulary ({tokenizer.name}); "
+                "register it with frozen_jax.data.LMVocabulary"
+            )
+
+
 def _mixing_rates(mixture: seqio.Mixture) -> dict[seqio.Task, float]:
     return {task: mixture.get_rate(task) for task in mixture.tasks}
 
@@ -237,6 +307,26 @@ def _task_tokens(
     )
 
 
+def _packed(task: TaskTokens, lengths: Mapping[str, int], seed: int) -> TaskTokens:
+    """Rows in which seqio's packer has put as many examples as fit, met in an order that depends on the seed alone."""
+    order = permutation(len(task), seed, task.name, "packing")
+    # One more than each token: the packer takes 0 for padding, and token 0 is a real token elsewhere.
+    columns: Any = {name: tf.gather(_tensor(ragged) + 1, order) for name, ragged in task.features.items()}
+    rows = seqio.trim_and_pack_dataset(tf.data.Dataset.from_tensor_slices(columns), lengths).batch(1024)
+    batches: list[Any] = list(rows.as_numpy_iterator())
+    features: dict[str, Ragged] = {}
+    for name in FEATURES:
+        tokens = [row[row > 0] - 1 for batch in batches for row in batch[name]]
+        segments = [row[row > 0] for batch in batches for row in batch[f"{name}_segment_ids"]]
+        features |= {name: Ragged.from_sequences(tokens), name + SEGMENTS: Ragged.from_sequences(segments)}
+    rows_per_example = len(features["inputs"]) / max(1, len(task))
+    return TaskTokens(task.name, features, task.rate * rows_per_example)
+
+
+def _tensor(ragged: Ragged) -> tf.RaggedTensor:
+    return _RaggedTensor.from_row_splits(ragged.tokens, ragged.offsets)
+
+
 def _ragged(batches: Sequence[tf.RaggedTensor]) -> Ragged:
     """All rows of [rows, 1, (length)] batches."""
     lengths = [np.zeros(1, np.int64), *(batch.values.row_lengths().numpy() for batch in batches)]
@@ -247,10 +337,10 @@ def _ragged(batches: Sequence[tf.RaggedTensor]) -> Ragged:
 def _eval_task(
     task: seqio.Task, lengths: Mapping[str, int], split: str, max_examples: int | None, use_cached: bool, seed: int
 ) -> EvalTask:
-    found = list(_examples(task, lengths, split, use_cached, seed).as_numpy_iterator())
+    found: list[Any] = list(_examples(task, lengths, split, use_cached, seed).as_numpy_iterator())
     if not found:
         raise UserError(f"task {task.name} has no examples in its split {split!r}")
-    chosen = np.sort(permutation(len(found), seed, task.name, "evaluation")[:max_examples])
+    chosen = sample(len(found), max_examples, seed, task.name)
     if task.predict_with_aux_metric_fns:
         raise UserError(
             f"task {task.name} has a metric of (targets, predictions, aux_values); there are no aux_values here"
@@ -260,10 +350,10 @@ def _eval_task(
         name=task.name,
         split=split,
         split_size=len(found),
-        examples=[_eval_example(task, index, found[index], choices) for index in chosen.tolist()],
+        examples=[_eval_example(task, index, found[index], choices) for index in chosen],
         targets_length=lengths["targets"],
         decode=lambda ids: task.output_features["targets"].vocabulary.decode([int(token) for token in ids]),
-        postprocess=task.postprocess_fn,
+        postprocess=task._postprocess_fn or unchanged,
         predict_metrics=task.predict_metric_fns,
         score_metrics=task.score_metric_fns,
     )

@@ -47,6 +47,21 @@ def permutation(count: int, *key: str | int) -> Int[np.ndarray, " count"]:
     return np.argsort(random_bits(count, *key), kind="stable")
 
 
+def sample(count: int, most: int | None, seed: int, name: str) -> list[int]:
+    """Which examples of a split are evaluated.
+
+    Args:
+        count: how many there are.
+        most: no more than so many; None is all.
+        seed: of the run.
+        name: of the task.
+
+    Returns:
+        Their numbers, in ascending order; a smaller sample lies within a larger one.
+    """
+    return np.sort(permutation(count, seed, name, "evaluation")[:most]).tolist()
+
+
 class EpochOrder:
     """The order of one task's examples: every epoch holds each of them once, in an order of its own."""
 

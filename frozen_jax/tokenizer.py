@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ class _Backend(Protocol):
     """What `Tokenizer` asks of a tokenizer library."""
 
     vocab_size: int
+    sha256: str
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -45,6 +47,7 @@ class Tokenizer:
 
     Attributes:
         name: the source it was loaded from.
+        sha256: of the file that it was read from; what is tokenized once can be told apart by it.
         vocab_size: token ids lie below it; the LM's embedding table may have more rows.
         eos_id: the token that ends a text.
         pad_id: the token that fills up rows.
@@ -55,14 +58,14 @@ class Tokenizer:
 
         Args:
             name: the source it was loaded from.
-            backend: of one of the two libraries.
+            backend: of one of the two libraries, with the file it was made from.
             eos: the token that ends a text, as the vocabulary spells it.
             pad: the token that fills up rows.
 
         Raises:
             UserError: if the vocabulary has no such tokens.
         """
-        self.name = name
+        self.name, self.sha256 = name, backend.sha256
         self.vocab_size = backend.vocab_size
         self.eos_id = _special_id(name, backend, eos)
         self.pad_id = _special_id(name, backend, pad)
@@ -197,6 +200,7 @@ class _JsonBackend:
         # The file may carry the settings of whoever saved it; the titler's cuts every text at 48 tokens.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self.sha256 = hashlib.sha256(content).hexdigest()
         self.vocab_size = max(self._tokenizer.get_vocab().values()) + 1
 
     def encode(self, text: str) -> list[int]:
@@ -222,6 +226,7 @@ class _SentencePieceBackend:
             for number in reversed(range(EXTRA_IDS)):
                 piece_type = proto.ModelProto.SentencePiece.USER_DEFINED
                 model.pieces.add(piece=f"▁<extra_id_{number}>", score=0.0, type=piece_type)
+        self.sha256 = hashlib.sha256(content).hexdigest()
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
         self.vocab_size = self._processor.get_piece_size()
 

@@ -125,7 +125,8 @@ def loss_sum(
         z_loss: weight of log(Z)**2, which keeps logits from drifting (T5X's default is 1e-4).
     """
     model = freezing.merge(graphdef, trained, frozen)
-    logits = model.target_logits(batch.inputs, batch.inputs_mask, batch.targets, model.dropout(key))
+    dropout = model.dropout(key)
+    logits = model.target_logits(batch.inputs, batch.inputs_mask, batch.targets, dropout, batch.segments)
     log_z = jax.nn.logsumexp(logits, axis=-1)
     chosen = jnp.take_along_axis(logits, batch.targets[..., None], axis=-1)[..., 0]
     weights = batch.targets_weights

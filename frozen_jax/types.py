@@ -18,6 +18,18 @@ from jaxtyping import Bool, Float, Int
 Array = jax.Array | np.ndarray
 
 
+class Segments(NamedTuple):
+    """Which of several examples in a row each token belongs to: 1, 2, ..., and 0 at padding.
+
+    Attributes:
+        inputs: [B, S].
+        targets: [B, T].
+    """
+
+    inputs: Int[Array, "B S"]
+    targets: Int[Array, "B T"]
+
+
 class Batch(NamedTuple):
     """One batch of examples, padded on the right.
 
@@ -29,9 +41,11 @@ class Batch(NamedTuple):
         inputs_mask: [B, S] True at real input tokens.
         targets: [B, T] token ids to predict, end-of-sequence token included, not yet shifted.
         targets_weights: [B, T] weight of each target token in the loss; 0 at padding.
+        segments: of packed rows; None where every row is one example.
     """
 
     inputs: Int[Array, "B S"]
     inputs_mask: Bool[Array, "B S"]
     targets: Int[Array, "B T"]
     targets_weights: Float[Array, "B T"]
+    segments: Segments | None = None

@@ -85,7 +85,7 @@ def test_batch_takes_the_smallest_bucket_that_holds_its_longest_row():
 
 @pytest.mark.parametrize(
     ("length", "buckets"),
-    [(4, (4,)), (16, (16,)), (17, (16, 17)), (128, (16, 32, 64, 128)), (100, (16, 32, 64, 100))],
+    [(4, (4,)), (16, (16,)), (17, (16, 17)), (128, (16, 24, 32, 48, 64, 96, 128)), (50, (16, 24, 32, 48, 50))],
 )
 def test_default_buckets(length, buckets):
     assert default_buckets(length) == buckets
@@ -151,3 +151,68 @@ def test_closing_stops_the_thread():
     assert threading.active_count() == before
     with pytest.raises(StopIteration):
         next(ahead)
+
+
+# Length grouping.
+
+
+def lengths_of(made, number):
+    return [len(made.tasks[task].features["inputs"][example]) for task, example in made.rows(number)]
+
+
+def test_a_window_holds_the_same_examples_grouped_or_not():
+    plain, grouped = batches(), batches(length_window=5)
+    for window in range(3):
+        numbers = range(5 * window, 5 * window + 5)
+        assert sorted(row for k in numbers for row in grouped.rows(k)) == sorted(
+            row for k in numbers for row in plain.rows(k)
+        )
+        for k in numbers:  # nor does a batch hold more of one task than it had drawn
+            assert [task for task, _ in grouped.rows(k)] == [task for task, _ in plain.rows(k)]
+
+
+def test_batches_of_a_window_hold_examples_of_like_length():
+    made = batches([task(size=400)], length_window=6)
+    spans = sorted((min(lengths_of(made, k)), max(lengths_of(made, k))) for k in range(6))
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
+    assert spans[0][0] < spans[-1][1]
+
+
+def test_the_batches_of_a_window_come_in_a_random_order():
+    made = batches([task(size=4000)], length_window=6)
+    orders = {tuple(np.argsort([sum(lengths_of(made, 6 * window + k)) for k in range(6)])) for window in range(8)}
+    assert len(orders) > 4
+
+
+def test_grouping_pads_less():
+    plain, grouped = (batches([task(size=400)], length_window=window) for window in (1, 10))
+    sizes = [sum(made.batch(k).inputs.size for k in range(20)) for made in (plain, grouped)]
+    assert sizes[1] < 0.8 * sizes[0]
+
+
+def test_grouped_batches_are_a_pure_function_of_seed_and_number():
+    first, other = batches(length_window=4), batches(length_window=4)
+    wanted = [first.rows(k) for k in range(12)]
+    assert [other.rows(k) for k in (11, 2, 7, 3)] == [wanted[k] for k in (11, 2, 7, 3)]
+    assert batches(length_window=4, seed=1).rows(0) != wanted[0]
+
+
+def test_a_window_of_nothing_is_refused():
+    with pytest.raises(UserError, match="length_window is 0; give a number of batches"):
+        batches(length_window=0)
+
+
+# Several examples a row.
+
+
+def test_packed_rows_say_which_token_is_whose():
+    inputs, segments = [[7, 7, 8, 0, 8], [9]], [[1, 1, 2, 2, 2], [1]]
+    features = {name: Ragged.from_sequences(map(np.array, inputs)) for name in ("inputs", "targets")}
+    features |= {f"{name}_segments": Ragged.from_sequences(map(np.array, segments)) for name in ("inputs", "targets")}
+    made = batches([TaskTokens("packed", features)], batch_size=2, buckets={"inputs": (8,), "targets": (6,)})
+    batch = made.batch(0)
+    by_length = np.argsort(-batch.inputs_mask.sum(1))
+    assert batch.inputs[by_length].tolist() == [[7, 7, 8, 0, 8, 99, 99, 99], [9, *[99] * 7]]
+    assert batch.segments.inputs[by_length].tolist() == [[1, 1, 2, 2, 2, 0, 0, 0], [1, *[0] * 7]]
+    assert batch.segments.targets.shape == batch.targets.shape == (2, 6)
+    assert batches().batch(0).segments is None

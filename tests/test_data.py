@@ -162,6 +162,46 @@ def test_seed_fixes_preprocessors_that_draw_random_numbers():
     assert not np.array_equal(np.sort(first.inputs, 0), np.sort(other.inputs, 0))
 
 
+def test_packing_puts_whole_examples_into_rows_and_loses_none():
+    def doubled(dataset):  # token 0 is a real token too
+        return dataset.map(lambda e: e | {"inputs": tf.concat([e["inputs"], [0]], 0)})
+
+    add("counting", examples(40), preprocessors=[*TOKENIZE, doubled])
+    lengths = {"inputs": 24, "targets": 12}
+    (plain,) = data.train_tokens("counting", lengths)
+    (packed,) = data.train_tokens("counting", lengths, pack=True)
+    assert len(packed) < len(plain) == 40
+
+    def found(row):
+        parts = []
+        for name in ("inputs", "targets"):
+            tokens, segments = packed.features[name][row], packed.features[f"{name}_segments"][row]
+            assert len(tokens) == len(segments) <= lengths[name]
+            parts.append([tokens[segments == number].tolist() for number in range(1, segments.max() + 1)])
+        return zip(*parts, strict=True)
+
+    rows = sorted(pair for row in range(len(packed)) for pair in found(row))
+    assert rows == sorted(tuple(plain.features[name][i].tolist() for name in ("inputs", "targets")) for i in range(40))
+
+
+def test_packing_depends_on_the_seed_alone():
+    add("counting", examples(40))
+    first, again, other = (
+        data.train_tokens("counting", {"inputs": 24, "targets": 12}, pack=True, seed=seed)[0].features["inputs"].tokens
+        for seed in (0, 0, 1)
+    )
+    assert first.tolist() == again.tolist() != other.tolist()
+
+
+def test_packed_tasks_are_mixed_by_their_examples():
+    add("short", {"inputs": ["one"] * 60, "targets": ["two"] * 60})
+    add("long", {"inputs": ["one two three four five"] * 60, "targets": ["two"] * 60})
+    seqio.MixtureRegistry.add("both", ["short", "long"], default_rate=1.0)
+    tokens = data.train_tokens("both", {"inputs": 12, "targets": 12}, pack=True)
+    drawn = {task.name: task.rate * 60 / len(task) for task in tokens}  # examples a row
+    assert drawn == pytest.approx({"short": 1.0, "long": 1.0})
+
+
 def test_use_cached_reads_the_cache(tmp_path, monkeypatch):
     task = add("cached")
     write_cache(tmp_path / "cached", [([7, 8], [9])])

@@ -24,7 +24,7 @@ from frozen_jax.errors import UserError
 from frozen_jax.lm import decoding
 from frozen_jax.lm.layers import Dropout
 from frozen_jax.partitioning import spread_rows
-from frozen_jax.types import Array
+from frozen_jax.types import Array, Segments
 
 
 class Cache(Protocol):
@@ -60,6 +60,7 @@ class LanguageModel(nnx.Module):
         inputs_mask: Bool[Array, "B S"],
         targets: Float[Array, "R T D"],
         dropout: Dropout | None = None,
+        segments: Segments | None = None,
     ) -> Float[Array, "R T D"]:
         """Runs the stacks: the hidden state at t predicts target t from the inputs and the targets before t.
 
@@ -69,6 +70,7 @@ class LanguageModel(nnx.Module):
             targets: embeddings of the targets, not shifted; the shift is done inside. R is a multiple of B: so many
                 consecutive rows (answer choices) share one input, which is read once.
             dropout: for training the LM itself; frozen LMs have none.
+            segments: where several examples share a row: tokens see those of their own example alone.
         """
 
     @abc.abstractmethod
@@ -109,10 +111,11 @@ class LanguageModel(nnx.Module):
         inputs_mask: Bool[Array, "B S"],
         targets: Int[Array, "R T"],
         dropout: Dropout | None = None,
+        segments: Segments | None = None,
     ) -> Float[Array, "R T V"]:
         """The whole differentiable path, tokens to float32 logits: what training and scoring are made of."""
         embeddings, mask = self.read(inputs, inputs_mask)
-        return self.unembed(self.hidden_states(embeddings, mask, self.embed(targets), dropout))
+        return self.unembed(self.hidden_states(embeddings, mask, self.embed(targets), dropout, segments))
 
     def logits(
         self, inputs: Int[Array, "B S"], targets: Int[Array, "R T"], *, inputs_lengths: Int[Array, " B"] | None = None

@@ -209,6 +209,11 @@ def mask_bias(mask: Bool[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(mask, 0.0, _MASKED).astype(jnp.float32)
 
 
+def same_segment(queries: Int[Array, "B Q"], keys: Int[Array, "B S"]) -> Bool[Array, "B Q S"]:
+    """Returns which keys are of the query's example, where several share a row."""
+    return queries[:, :, None] == keys[:, None, :]
+
+
 def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> Any:
     """Makes `count` layers as one module whose parameters have a leading axis L."""
 

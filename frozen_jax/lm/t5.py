@@ -40,10 +40,11 @@ from frozen_jax.lm.layers import (
     TokenEmbedder,
     apply_dropout,
     mask_bias,
+    same_segment,
     scan_layers,
     stack_layers,
 )
-from frozen_jax.types import Array
+from frozen_jax.types import Array, Segments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +178,7 @@ class DecoderLayer(nnx.Module):
         hidden: Float[Array, "R T D"],
         cross_keys: Float[Array, "B S H K"],
         cross_values: Float[Array, "B S H K"],
-        cross_bias: Float[Array, "B 1 1 S"],
+        cross_bias: Float[Array, "B 1 #T S"],
         dropout: Dropout | None = None,
     ) -> Float[Array, "R T D"]:
         """Runs cross-attention and MLP: the part that is the same with and without a cache.
@@ -196,7 +197,7 @@ class DecoderLayer(nnx.Module):
         hidden: Float[Array, "R T D"],
         encoded: Float[Array, "B S D"],
         self_bias: Float[Array, "#R #H T T"],
-        cross_bias: Float[Array, "B 1 1 S"],
+        cross_bias: Float[Array, "B 1 #T S"],
         dropout: Dropout | None,
     ) -> Float[Array, "R T D"]:
         """Runs the layer on all positions at once."""
@@ -218,11 +219,15 @@ class Encoder(nnx.Module):
         self.encoder_norm = _norm(config)
 
     def __call__(
-        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"], dropout: Dropout | None = None
+        self,
+        embeddings: Float[Array, "B S D"],
+        mask: Bool[Array, "B S"],
+        dropout: Dropout | None = None,
+        segments: Int[Array, "B S"] | None = None,
     ) -> Float[Array, "B S D"]:
-        """Runs the stack; padding (mask False) is attended to by nothing."""
+        """Runs the stack; padding (mask False) and other segments are attended to by nothing."""
         positions = jnp.arange(embeddings.shape[1])
-        padding = mask_bias(mask)[:, None, None, :]
+        padding = mask_bias(mask[:, None] if segments is None else same_segment(segments, segments))[:, None]
         shared = None if not hasattr(self, "relpos_bias") else self.relpos_bias(positions, positions) + padding
 
         def body(layer: EncoderLayer, hidden: Any, dropout: Dropout | None) -> Any:
@@ -253,11 +258,15 @@ class Decoder(nnx.Module):
         encoded: Float[Array, "B S D"],
         encoded_mask: Bool[Array, "B S"],
         dropout: Dropout | None = None,
+        segments: Segments | None = None,
     ) -> Float[Array, "R T D"]:
-        """Runs the stack on all positions at once, each seeing those before it."""
+        """Runs the stack on all positions at once, each seeing those before it in its segment."""
         positions = jnp.arange(embeddings.shape[1])
-        causal = mask_bias(positions[:, None] >= positions[None, :])[None, None]
-        cross_bias = mask_bias(encoded_mask)[:, None, None, :]
+        seen, read = (positions[:, None] >= positions[None, :])[None], encoded_mask[:, None]
+        if segments is not None:
+            seen = seen & same_segment(segments.targets, segments.targets)
+            read = same_segment(segments.targets, segments.inputs)
+        causal, cross_bias = mask_bias(seen)[:, None], mask_bias(read)[:, None]
         shared = None if not hasattr(self, "relpos_bias") else self.relpos_bias(positions, positions) + causal
 
         def body(layer: DecoderLayer, hidden: Any, dropout: Dropout | None) -> Any:
@@ -336,10 +345,16 @@ class T5(LanguageModel):
         """Returns the embeddings of tokens, in the compute dtype."""
         return self.token_embedder(tokens, self.config.dtype)
 
-    def shift_right(self, targets: Float[Array, "R T D"]) -> Float[Array, "R T D"]:
-        """Puts the start token's embedding first and drops the last: what the decoder reads to predict targets."""
+    def shift_right(
+        self, targets: Float[Array, "R T D"], segments: Int[Array, "R T"] | None = None
+    ) -> Float[Array, "R T D"]:
+        """Puts the start token's embedding before every example's targets and drops the last of each."""
         start = self.embed(jnp.full((targets.shape[0], 1), self.config.decoder_start_id, jnp.int32))
-        return jnp.concatenate([start, targets[:, :-1].astype(start.dtype)], axis=1)
+        shifted = jnp.concatenate([start, targets[:, :-1].astype(start.dtype)], axis=1)
+        if segments is None:
+            return shifted
+        begins = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
+        return jnp.where(begins[..., None], start, shifted)
 
     def hidden_states(
         self,
@@ -347,10 +362,12 @@ class T5(LanguageModel):
         inputs_mask: Bool[Array, "B S"],
         targets: Float[Array, "R T D"],
         dropout: Dropout | None = None,
+        segments: Segments | None = None,
     ) -> Float[Array, "R T D"]:
         """Runs encoder and decoder; see `LanguageModel.hidden_states`."""
-        encoded = self.encoder(inputs, inputs_mask, dropout)
-        return self.decoder(self.shift_right(targets), encoded, inputs_mask, dropout)
+        of_inputs, of_targets = segments or (None, None)
+        encoded = self.encoder(inputs, inputs_mask, dropout, of_inputs)
+        return self.decoder(self.shift_right(targets, of_targets), encoded, inputs_mask, dropout, segments)
 
     def prefill(
         self,

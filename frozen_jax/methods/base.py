@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 from frozen_jax.freezing import Rules
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.lm.layers import Dropout
-from frozen_jax.types import Array
+from frozen_jax.types import Array, Segments
 
 
 class Method(LanguageModel):
@@ -28,9 +28,11 @@ class Method(LanguageModel):
     Attributes:
         lm: the frozen LM, under the path `lm/`.
         rules: which parameters are trained, see `freezing.trainable_mask`; gin may set others for a run.
+        packs: whether several examples may share a row; not where something stands in front of every example.
     """
 
     rules: ClassVar[Rules] = (("lm/.*", "freeze"), (".*", "train"))
+    packs: ClassVar[bool] = False
 
     def __init__(self, lm: LanguageModel) -> None:
         """Holds the LM."""
@@ -62,9 +64,10 @@ class Method(LanguageModel):
         inputs_mask: Bool[Array, "B S"],
         targets: Float[Array, "R T D"],
         dropout: Dropout | None = None,
+        segments: Segments | None = None,
     ) -> Float[Array, "R T D"]:
         """Runs the LM's stacks."""
-        return self.lm.hidden_states(inputs, inputs_mask, targets, dropout)
+        return self.lm.hidden_states(inputs, inputs_mask, targets, dropout, segments)
 
     def prefill(
         self,

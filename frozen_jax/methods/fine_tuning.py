@@ -23,6 +23,7 @@ class FineTuning(Method):
     """Trains the LM itself."""
 
     rules: ClassVar[Rules] = ((".*", "train"),)
+    packs: ClassVar[bool] = True
 
     def __init__(self, lm: LanguageModel, dropout_rate: float = 0.0) -> None:
         """Holds the LM.

@@ -1,8 +1,9 @@
 """What `run.py` can do: one file a run mode, each one function whose arguments gin binds."""
 
+from frozen_jax.runs.cache import cache
 from frozen_jax.runs.dry_run import dry_run
 from frozen_jax.runs.evaluate import evaluate_module
 from frozen_jax.runs.infer import infer
 from frozen_jax.runs.train import train
 
-MODES = {"train": train, "eval": evaluate_module, "infer": infer, "dry_run": dry_run}
+MODES = {"train": train, "cache": cache, "eval": evaluate_module, "infer": infer, "dry_run": dry_run}

@@ -11,7 +11,7 @@ import pytest
 from frozen_jax import freezing, load_lm
 from frozen_jax.methods.fine_tuning import FineTuning
 from frozen_jax.training import loss_sum
-from frozen_jax.types import Batch
+from frozen_jax.types import Batch, Segments
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "t5x"
 CASES = {
@@ -47,13 +47,33 @@ def test_greedy_and_best_beam_token_for_token(case):
     np.testing.assert_array_equal(beams, reference["beam4_tokens"][:, -1])
 
 
+def as_batch(inputs, targets, weights, segments=None):
+    return jax.tree.map(jnp.asarray, Batch(inputs, inputs != 0, targets, weights.astype(np.float32), segments))
+
+
+def test_packed_rows(case):
+    lm, reference, _ = case
+    named = {name.removeprefix("packed_"): reference[name] for name in reference.files if name.startswith("packed_")}
+    segments = Segments(named["encoder_segment_ids"], named["decoder_segment_ids"])
+    assert segments.inputs.max() == 2
+    batch = as_batch(
+        named["encoder_input_tokens"], named["decoder_target_tokens"], named["decoder_loss_weights"], segments
+    )
+    logits = lm.target_logits(batch.inputs, batch.inputs_mask, batch.targets, segments=batch.segments)
+    real = named["decoder_segment_ids"] != 0
+    assert np.abs(logits - named["logits"])[real].max() < 1e-4 * np.abs(named["logits"][real]).max()
+    method = FineTuning(lm)
+    graphdef, trained, frozen = freezing.split(method, freezing.trainable_mask(method, method.rules))
+    loss, _ = loss_sum(trained, frozen, graphdef, batch, jax.random.key(0), 0.0)
+    np.testing.assert_allclose(loss, named["loss"], rtol=1e-5)
+
+
 def test_loss_and_gradients(case):
     lm, reference, train_reference = case
     method = FineTuning(lm)
     graphdef, trained, frozen = freezing.split(method, freezing.trainable_mask(method, method.rules))
     inputs, targets = reference["encoder_input_tokens"], reference["decoder_target_tokens"]
-    batch = Batch(inputs, inputs != 0, targets, reference["decoder_loss_weights"].astype(np.float32))
-    batch = jax.tree.map(jnp.asarray, batch)
+    batch = as_batch(inputs, targets, reference["decoder_loss_weights"])
 
     @functools.partial(jax.jit, static_argnums=1)
     def loss(trained, z_loss):

@@ -1,0 +1,321 @@
+"""Token files: a task or a mixture, tokenized once, read on hosts that have neither TensorFlow nor seqio.
+
+    CACHE/manifest.json                      what it was made with, and how large every file is; written last
+    CACHE/TASK/train.inputs.tokens           int32, little-endian: all tokens of the training split, end to end
+    CACHE/TASK/train.inputs.offsets          int64: sequence i is tokens[offsets[i] : offsets[i + 1]]
+    CACHE/TASK/validation.jsonl, ...         one example a line: tokens, texts, answer choices, fields for the metrics
+
+`--run_mode=cache` writes them, TOKEN_CACHE_DIR reads them. What is read is what `frozen_jax.data` would have made:
+batches, order, mixing rates and evaluation examples are the same to the bit. Metrics are found by their names in
+`frozen_jax.text_metrics`; nothing in the files is ever run or unpickled. A metric of a task's own is not in that table:
+its task's predictions are written all the same, and judged where seqio is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from frozen_jax.answering import EvalExample, EvalTask, unchanged
+from frozen_jax.batching import Ragged, TaskTokens
+from frozen_jax.errors import UserError
+from frozen_jax.ordering import sample
+from frozen_jax.text_metrics import METRICS, POSTPROCESSORS
+from frozen_jax.tokenizer import lm_tokenizer
+
+FORMAT = 1
+_MANIFEST = "manifest.json"
+_NAME = re.compile(r"\w[\w.:-]*")  # of a task, a split or a feature: what may become a file's name
+_PARTS = {"tokens": np.dtype("<i4"), "offsets": np.dtype("<i8")}
+_MEASURES = {"postprocess": POSTPROCESSORS, "predict_metrics": METRICS, "score_metrics": METRICS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What a cache was made with; reading it with anything else is refused.
+
+    Attributes:
+        mixture_or_task_name: the tasks.
+        task_feature_lengths: at which their features were cut.
+        tokenizer: name of the LM's tokenizer.
+        tokenizer_sha256: of its file.
+        pack: whether several examples share a row of the training split.
+    """
+
+    mixture_or_task_name: str
+    task_feature_lengths: Mapping[str, int]
+    tokenizer: str
+    tokenizer_sha256: str
+    pack: bool
+
+
+def made_now(mixture_or_task_name: str, task_feature_lengths: Mapping[str, int], pack: bool) -> Made:
+    """What a run with these settings makes, or wants; the tokenizer is the one that gin binds."""
+    tokenizer = lm_tokenizer()
+    return Made(mixture_or_task_name, dict(task_feature_lengths), tokenizer.name, tokenizer.sha256, pack)
+
+
+def is_complete(directory: epath.PathLike, made: Made) -> bool:
+    """Whether the cache is there already.
+
+    Args:
+        directory: where it is, local or gs://.
+        made: what it is to be made with.
+
+    Returns:
+        False if nothing is there, or only what a run that was killed has left.
+
+    Raises:
+        UserError: if a cache is there that was made with something else.
+    """
+    there = (epath.Path(directory) / _MANIFEST).exists()
+    return there and bool(_manifest(epath.Path(directory), made))
+
+
+def write(directory: epath.PathLike, made: Made, train: Iterable[TaskTokens], evaluation: Iterable[EvalTask]) -> None:
+    """Writes a cache. Until its manifest stands, which comes last, it counts as absent.
+
+    Args:
+        directory: where to, local or gs://; it is made.
+        made: what it was made with.
+        train: the training split of every task that has one.
+        evaluation: the other splits, whole.
+    """
+    folder = epath.Path(directory)
+    manifest: dict[str, Any] = {"format": FORMAT, "made": dataclasses.asdict(made), "train": [], "evaluation": []}
+    for tokens in train:
+        place = folder / _safe(tokens.name)
+        files = {name: _write_ragged(place, name, ragged) for name, ragged in tokens.features.items()}
+        manifest["train"].append({"task": tokens.name, "rate": tokens.rate, "features": files})
+    for task in evaluation:
+        lines = "".join(json.dumps(_line(example)) + "\n" for example in task.examples)
+        file = _write(folder / _safe(task.name) / f"{_safe(task.split)}.jsonl", lines.encode())
+        manifest["evaluation"].append(_description(task) | {"file": file})
+    _write(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
+
+
+def train_tokens(directory: epath.PathLike, made: Made) -> list[TaskTokens]:
+    """The training split of every task, with the mixing rates.
+
+    Args:
+        directory: where the cache is.
+        made: what it must have been made with.
+
+    Returns:
+        What `batching.Batches` takes.
+
+    Raises:
+        UserError: if there is no cache, it was made with something else, is damaged, or holds no training split.
+    """
+    folder = epath.Path(directory)
+    with _reading(folder):
+        found = [_task_tokens(folder, task) for task in _manifest(folder, made)["train"]]
+    if not found:
+        raise UserError(f"{folder}: this token cache holds no split 'train'")
+    return found
+
+
+def eval_tasks(
+    directory: epath.PathLike, made: Made, split: str, *, max_examples: int | None = None, seed: int = 0
+) -> list[EvalTask]:
+    """The examples of a split; the same as `data.eval_tasks` gives.
+
+    Args:
+        directory: where the cache is.
+        made: what it must have been made with.
+        split: which split.
+        max_examples: evaluate no more than so many of a task.
+        seed: of that choice.
+
+    Returns:
+        The tasks that have the split.
+
+    Raises:
+        UserError: as `train_tokens`.
+    """
+    folder = epath.Path(directory)
+    with _reading(folder):
+        described = _manifest(folder, made)["evaluation"]
+        found = [_eval_task(folder, task, max_examples, seed) for task in described if task["split"] == split]
+    if not found:
+        there = ", ".join(sorted({task["split"] for task in described})) or "none"
+        raise UserError(f"{folder}: this token cache holds no split {split!r} to evaluate on; it holds: {there}")
+    return found
+
+
+@contextlib.contextmanager
+def _reading(folder: epath.Path) -> Iterator[None]:
+    """Turns what a damaged file raises into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{folder}: this token cache is damaged ({cause}); delete it and cache anew") from error
+
+
+def _manifest(folder: epath.Path, made: Made) -> dict[str, Any]:
+    file = folder / _MANIFEST
+    if not file.exists():
+        raise UserError(f"{folder} holds no token cache, or one that was not finished; make it with --run_mode=cache")
+    with _reading(folder):
+        manifest = json.loads(file.read_text())
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']}; this version reads {FORMAT}")
+        differences = list(_differences(manifest["made"], dataclasses.asdict(made)))
+    for what, found, wanted in differences:
+        raise UserError(
+            f"{folder}: this token cache was made with {what} {found}, and {wanted} is wanted; "
+            "name another TOKEN_CACHE_DIR and cache into it"
+        )
+    return manifest
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The tokenizer is known by its file's sum: its name may be a path, and differ from host to host."""
+    for name in ("mixture_or_task_name", "task_feature_lengths", "pack"):
+        if found[name] != wanted[name]:
+            yield name, repr(found[name]), repr(wanted[name])
+    if found["tokenizer_sha256"] != wanted["tokenizer_sha256"]:
+        both = (f"{made['tokenizer']} (sha256 {made['tokenizer_sha256'][:12]})" for made in (found, wanted))
+        yield "the vocabulary", *both
+
+
+def _safe(name: str) -> str:
+    """The name as that of a file: nothing in a manifest leads out of its folder."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot be the name of a file")
+    return name
+
+
+def _write(path: epath.Path, content: bytes) -> dict[str, Any]:
+    """Writes a file whole or not at all, and describes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.parent / f".{path.name}.unfinished"
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _read(path: epath.Path, described: Mapping[str, Any]) -> bytes:
+    if path.stat().length != described["bytes"]:  # before memory is taken
+        raise ValueError(f"{path.name} has {path.stat().length} bytes, not {described['bytes']}")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != described["sha256"]:
+        raise ValueError(f"{path.name} has another sha256 than it was written with")
+    return content
+
+
+def _write_ragged(folder: epath.Path, feature: str, ragged: Ragged) -> dict[str, Any]:
+    return {
+        part: _write(folder / f"train.{_safe(feature)}.{part}", getattr(ragged, part).astype(kind).tobytes())
+        for part, kind in _PARTS.items()
+    }
+
+
+def _task_tokens(folder: epath.Path, task: Mapping[str, Any]) -> TaskTokens:
+    place, features = folder / _safe(task["task"]), task["features"]
+    ragged = {name: _read_ragged(place, name, described) for name, described in features.items()}
+    if len({len(rows) for rows in ragged.values()}) != 1:
+        raise ValueError(f"the features of {task['task']} have different numbers of rows")
+    return TaskTokens(task["task"], ragged, float(task["rate"]))
+
+
+def _read_ragged(folder: epath.Path, feature: str, described: Mapping[str, Any]) -> Ragged:
+    tokens, offsets = (
+        np.frombuffer(_read(folder / f"train.{_safe(feature)}.{part}", described[part]), kind)
+        for part, kind in _PARTS.items()
+    )
+    if offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 0).any():
+        raise ValueError(f"the offsets of {feature} do not fit its {len(tokens)} tokens")
+    return Ragged(tokens.astype(np.int32, copy=False), offsets.astype(np.int64, copy=False))
+
+
+def _description(task: EvalTask) -> dict[str, Any]:
+    """What judges a task, by name. Metrics without one stay behind, and all if the postprocessor has none."""
+    names = {key: _names(getattr(task, key), table) for key, table in _MEASURES.items()}
+    if names["postprocess"] == [None] and task.postprocess is not unchanged:
+        names["predict_metrics"] = [None] * len(task.predict_metrics)
+    kept = {key: [name for name in found if name] for key, found in names.items()}
+    metrics = [*zip(names["predict_metrics"], task.predict_metrics, strict=True)]
+    metrics += zip(names["score_metrics"], task.score_metrics, strict=True)
+    left = [getattr(metric, "__name__", str(metric)) for name, metric in metrics if name is None]
+    facts = {"task": task.name, "split": task.split, "targets_length": task.targets_length}
+    return facts | kept | {"unmeasured": left, "examples": len(task.examples)}
+
+
+def _names(functions: Any, table: Mapping[str, Callable[..., Any]]) -> list[str | None]:
+    listed = [functions] if callable(functions) else functions
+    return [next((name for name, known in table.items() if known is function), None) for function in listed]
+
+
+def _line(example: EvalExample) -> dict[str, Any]:
+    choices = {text: tokens.tolist() for text, tokens in example.choices.items()}
+    raw = {name: _encoded(name, value) for name, value in example.raw.items()}
+    texts = {"inputs": example.inputs_text, "targets": example.targets_text}
+    return {"index": example.index, "texts": texts, "choices": choices, "raw": raw}
+
+
+def _encoded(name: str, value: Any) -> Any:
+    """A field as seqio gives it: text or texts as they are, numbers with their type."""
+    if isinstance(value, bytes):
+        return value.decode(errors="surrogateescape")
+    array = np.asarray(value)
+    if array.dtype == object and all(isinstance(item, bytes) for item in array.flat):
+        return {"texts": [item.decode(errors="surrogateescape") for item in array.flat], "shape": array.shape}
+    if array.dtype.kind in "biuf":
+        return {"numbers": array.ravel().tolist(), "shape": array.shape, "dtype": array.dtype.str}
+    raise UserError(f"field {name!r} of the examples is neither text nor numbers, and cannot be cached")
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="surrogateescape")
+    if "texts" in value:
+        items = [text.encode(errors="surrogateescape") for text in value["texts"]]
+        array = np.empty(len(items), object)
+        array[:] = items
+        return array.reshape(value["shape"])
+    dtype = np.dtype(value["dtype"])
+    if dtype.kind not in "biuf":
+        raise ValueError(f"numbers of type {dtype}")
+    return np.array(value["numbers"], dtype).reshape(value["shape"])[()]
+
+
+def _eval_task(folder: epath.Path, task: Mapping[str, Any], max_examples: int | None, seed: int) -> EvalTask:
+    content = _read(folder / _safe(task["task"]) / f"{_safe(task['split'])}.jsonl", task["file"])
+    lines = content.decode().split("\n")[:-1]
+    measures = {key: [table[name] for name in task[key]] for key, table in _MEASURES.items()}
+    return EvalTask(
+        name=task["task"],
+        split=task["split"],
+        split_size=len(lines),
+        examples=[_example(lines[row]) for row in sample(len(lines), max_examples, seed, task["task"])],
+        targets_length=task["targets_length"],
+        decode=lm_tokenizer().decode,
+        postprocess=(measures["postprocess"] or [unchanged])[0],
+        predict_metrics=measures["predict_metrics"],
+        score_metrics=measures["score_metrics"],
+        unmeasured=task["unmeasured"],
+    )
+
+
+def _example(line: str) -> EvalExample:
+    found = json.loads(line)
+    raw = {name: _decoded(value) for name, value in found["raw"].items()}
+    return EvalExample(
+        index=found["index"],
+        inputs=np.asarray(raw["inputs"], np.int32),
+        targets=np.asarray(raw["targets"], np.int32),
+        inputs_text=found["texts"]["inputs"],
+        targets_text=found["texts"]["targets"],
+        choices={text: np.array(tokens, np.int32) for text, tokens in found["choices"].items()},
+        raw=raw,
+    )

@@ -1,0 +1,215 @@
+"""Token files give what the task gives, and nothing else: no other settings, no damaged files, no code."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from frozen_jax import text_metrics, token_cache
+from frozen_jax.answering import EvalExample, EvalTask, unchanged
+from frozen_jax.batching import Ragged, TaskTokens
+from frozen_jax.errors import UserError
+from frozen_jax.ordering import sample
+from frozen_jax.tokenizer import load_tokenizer
+from tests import tiny_tokenizer
+
+LENGTHS = {"inputs": 6, "targets": 3}
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    tokenizer = load_tokenizer(tiny_tokenizer.write(tmp_path))
+    monkeypatch.setattr(token_cache, "lm_tokenizer", lambda: tokenizer)
+    return token_cache.made_now("mix", LENGTHS, pack=False)
+
+
+def tokens(name="one", rate=2.0):
+    inputs, targets = [[3, 4, 1], [0, 0], []], [[5], [6, 1], [0]]
+    return TaskTokens(name, {"inputs": Ragged.from_sequences(map(np.array, inputs)), "targets": ragged(targets)}, rate)
+
+
+def ragged(rows):
+    return Ragged.from_sequences(map(np.array, rows))
+
+
+def example(index):
+    raw = {
+        "inputs": np.array([3, index, 1], np.int32),
+        "targets": np.array([5, 1], np.int64),
+        "inputs_pretokenized": "zero – 漢字 \u2028".encode(),
+        "answers": np.array([b"two", b"\xff no text"], object),
+        "weight": np.float32(0.1),
+        "table": np.arange(6, dtype=np.int16).reshape(2, 3),
+        "flag": np.bool_(True),
+    }
+    choices = {"yes": np.array([13, 1], np.int32), "no": np.array([14, 1], np.int32)}
+    return EvalExample(index, raw["inputs"], raw["targets"].astype(np.int32), "zero", "two", choices, raw)
+
+
+def eval_task(name="one", count=20, **changes):
+    settings = {
+        "decode": str,
+        "postprocess": text_metrics.squad_postprocessor,
+        "predict_metrics": [text_metrics.squad, text_metrics.accuracy],
+        "score_metrics": [],
+    }
+    return EvalTask(name, "test", count, [example(i) for i in range(count)], 3, **settings | changes)
+
+
+def assert_same_field(one, other):
+    assert type(one) is type(other)
+    if isinstance(one, np.ndarray):
+        assert (one.dtype, one.shape, one.tolist()) == (other.dtype, other.shape, other.tolist())
+    else:
+        assert one == other
+
+
+def test_what_is_read_is_what_was_written(made, tmp_path):
+    token_cache.write(tmp_path / "c", made, [tokens("one"), tokens("two", 0.5)], [eval_task()])
+    read = token_cache.train_tokens(tmp_path / "c", made)
+    assert [(task.name, task.rate, len(task), task.packed) for task in read] == [
+        ("one", 2.0, 3, False),
+        ("two", 0.5, 3, False),
+    ]
+    assert [read[0].features["inputs"][i].tolist() for i in range(3)] == [[3, 4, 1], [0, 0], []]
+    (task,) = token_cache.eval_tasks(tmp_path / "c", made, "test")
+    assert (task.name, task.split, task.split_size, task.targets_length) == ("one", "test", 20, 3)
+    assert (task.postprocess, task.unmeasured) == (text_metrics.squad_postprocessor, [])
+    assert task.predict_metrics == [text_metrics.squad, text_metrics.accuracy]
+    assert task.decode([5, 13, 1]) == "two yes"
+    for found, wanted in zip(task.examples, eval_task().examples, strict=True):
+        for field in ("index", "inputs", "targets", "inputs_text", "targets_text"):
+            assert_same_field(getattr(found, field), getattr(wanted, field))
+        assert {text: ids.tolist() for text, ids in found.choices.items()} == {"yes": [13, 1], "no": [14, 1]}
+        assert found.raw.keys() == wanted.raw.keys()
+        for name in wanted.raw:
+            assert_same_field(found.raw[name], wanted.raw[name])
+
+
+def test_a_sample_is_that_of_the_task_itself(made, tmp_path):
+    token_cache.write(tmp_path, made, [], [eval_task()])
+    (task,) = token_cache.eval_tasks(tmp_path, made, "test", max_examples=5, seed=3)
+    assert task.split_size == 20
+    assert [e.index for e in task.examples] == sample(20, 5, 3, "one")
+
+
+def test_metrics_without_a_name_stay_behind_and_are_named(made, tmp_path):
+    def of_my_own(targets, predictions):
+        return {}
+
+    token_cache.write(tmp_path, made, [], [eval_task(predict_metrics=[text_metrics.accuracy, of_my_own])])
+    (task,) = token_cache.eval_tasks(tmp_path, made, "test")
+    assert (task.predict_metrics, task.unmeasured) == ([text_metrics.accuracy], ["of_my_own"])
+
+
+def test_a_postprocessor_without_a_name_leaves_its_metrics_behind(made, tmp_path):
+    token_cache.write(tmp_path, made, [], [eval_task(postprocess=lambda text, **_: text)])
+    (task,) = token_cache.eval_tasks(tmp_path, made, "test")
+    assert (task.predict_metrics, task.unmeasured) == ([], ["squad", "accuracy"])
+    token_cache.write(tmp_path, made, [], [eval_task(postprocess=unchanged)])
+    assert token_cache.eval_tasks(tmp_path, made, "test")[0].unmeasured == []
+
+
+def test_other_settings_are_refused(made, tmp_path, monkeypatch):
+    folder = tmp_path / "c"
+    token_cache.write(folder, made, [tokens()], [])
+    others = {
+        "mixture_or_task_name 'mix', and 'other' is wanted": ("other", LENGTHS, False),
+        r"task_feature_lengths .*6.*, and .*7.* is wanted": ("mix", {"inputs": 7, "targets": 3}, False),
+        "pack False, and True is wanted; name another TOKEN_CACHE_DIR": ("mix", LENGTHS, True),
+    }
+    for message, settings in others.items():
+        with pytest.raises(UserError, match=message):
+            token_cache.train_tokens(folder, token_cache.made_now(*settings))
+    (tmp_path / "other").mkdir()
+    words = ["<pad>", "</s>", "<unk>", *reversed(tiny_tokenizer.WORDS[3:])]
+    other = load_tokenizer(tiny_tokenizer.write(tmp_path / "other", words))
+    monkeypatch.setattr(token_cache, "lm_tokenizer", lambda: other)
+    with pytest.raises(UserError, match=r"the vocabulary .* \(sha256 \w{12}\), and .*other.* is wanted"):
+        token_cache.train_tokens(folder, token_cache.made_now("mix", LENGTHS, pack=False))
+
+
+def test_the_same_tokenizer_under_another_path_will_do(made, tmp_path):
+    token_cache.write(tmp_path, made, [tokens()], [])
+    moved = dataclasses.replace(made, tokenizer="/somewhere/else")
+    assert token_cache.train_tokens(tmp_path, moved)
+
+
+def test_without_its_manifest_a_cache_counts_as_absent(made, tmp_path):
+    assert not token_cache.is_complete(tmp_path, made)
+    token_cache.write(tmp_path, made, [tokens()], [])
+    assert token_cache.is_complete(tmp_path, made)
+    (tmp_path / "manifest.json").unlink()
+    assert not token_cache.is_complete(tmp_path, made)
+    with pytest.raises(UserError, match="holds no token cache, or one that was not finished; make it with"):
+        token_cache.train_tokens(tmp_path, made)
+
+
+def test_a_split_that_is_not_there_is_named(made, tmp_path):
+    token_cache.write(tmp_path, made, [], [eval_task()])
+    with pytest.raises(UserError, match="holds no split 'validation' to evaluate on; it holds: test"):
+        token_cache.eval_tasks(tmp_path, made, "validation")
+    with pytest.raises(UserError, match="holds no split 'train'"):
+        token_cache.train_tokens(tmp_path, made)
+
+
+def cut(folder):
+    file = folder / "one" / "train.inputs.tokens"
+    file.write_bytes(file.read_bytes()[:-4])
+
+
+def flipped(folder):
+    file = folder / "one" / "train.targets.tokens"
+    file.write_bytes(bytes(255 - byte for byte in file.read_bytes()))
+
+
+def gone(folder):
+    (folder / "one" / "train.inputs.offsets").unlink()
+
+
+def changed(change):
+    def damage(folder):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        change(manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    return damage
+
+
+def no_json(folder):
+    (folder / "manifest.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut, "train.inputs.tokens has 16 bytes, not 20"),
+        (flipped, "train.targets.tokens has another sha256"),
+        (gone, "FileNotFoundError"),
+        (no_json, "JSONDecodeError"),
+        (changed(lambda m: m["train"][0].update(task="../one")), "'../one' cannot be the name of a file"),
+        (changed(lambda m: m["train"][0].pop("rate")), "KeyError: 'rate'"),
+        (changed(lambda m: m.update(format=2)), "format 2; this version reads 1"),
+    ],
+)
+def test_damage_gets_one_line(made, tmp_path, damage, message):
+    token_cache.write(tmp_path, made, [tokens()], [])
+    damage(tmp_path)
+    with pytest.raises(UserError, match=rf"this token cache is damaged \(.*{message}.*; delete it and cache anew"):
+        token_cache.train_tokens(tmp_path, made)
+
+
+def test_metrics_in_a_manifest_are_names_in_a_table_and_nothing_else(made, tmp_path):
+    token_cache.write(tmp_path, made, [], [eval_task()])
+    changed(lambda m: m["evaluation"][0].update(predict_metrics=["os.system"]))(tmp_path)
+    with pytest.raises(UserError, match=r"damaged \(KeyError: 'os.system'"):
+        token_cache.eval_tasks(tmp_path, made, "test")
+
+
+def test_a_field_that_is_neither_text_nor_numbers_is_named(made, tmp_path):
+    task = eval_task()
+    task.examples[0].raw["odd"] = object()
+    with pytest.raises(UserError, match="field 'odd' of the examples is neither text nor numbers"):
+        token_cache.write(tmp_path, made, [], [task])
+    assert not token_cache.is_complete(tmp_path, made)
