@@ -3,6 +3,36 @@
 One file a data set. A file is read when its examples are asked for; the archives are pinned in `frozen_jax.wheels`.
 """
 
-from tasks import hotpotqa, imdb, mixtures, mrpc, squad, sst2
+from tasks import (
+    arc,
+    boolq,
+    commonsenseqa,
+    hellaswag,
+    hotpotqa,
+    imdb,
+    mixtures,
+    mrpc,
+    openbookqa,
+    piqa,
+    socialiqa,
+    squad,
+    sst2,
+    winogrande,
+)
 
-__all__ = ["hotpotqa", "imdb", "mixtures", "mrpc", "squad", "sst2"]
+__all__ = [
+    "arc",
+    "boolq",
+    "commonsenseqa",
+    "hellaswag",
+    "hotpotqa",
+    "imdb",
+    "mixtures",
+    "mrpc",
+    "openbookqa",
+    "piqa",
+    "socialiqa",
+    "squad",
+    "sst2",
+    "winogrande",
+]

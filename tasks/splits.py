@@ -1,4 +1,4 @@
-"""Train, validation and test for data sets that come without them, so that no text stands on two sides.
+"""Train, validation and test for data sets that come without them, or with some, so that no text stands on two sides.
 
 Each record names the texts that must not leak (a review; a question and its articles). Texts are compared normalised:
 Unicode NFKC, lower case, runs of anything but letters and digits as one space. Records that share such a text, directly
@@ -6,6 +6,9 @@ or through a chain of others, form a group, and a group is never torn. Groups ar
 their alphabetically first text; in that order they fill the test split, then the validation split, as long as they fit
 into what is left of it; all others are training examples. So the split depends on nothing but the texts: not on the
 order of the file, not on a random generator, not on the task that asks.
+
+Official splits are not always free of each other. `official` keeps the test split whole and drops from the others what
+shares a text with it.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 Example = TypeVar("Example")
+Record = TypeVar("Record")
 
 SPLITS = ("train", "validation", "test")
 
@@ -89,6 +93,44 @@ def carve(
     for example, split in zip(examples, assign_splits(must_not_leak, held_out), strict=True):
         splits[split].append(example)
     return splits
+
+
+def official(
+    train: Sequence[Record],
+    test: Sequence[Record],
+    must_not_leak: Callable[[Record], Sequence[str]],
+    validation: Sequence[Record] | None = None,
+) -> dict[str, list[Record]]:
+    """Keeps official splits apart, and carves a validation split where there is none to spare.
+
+    Args:
+        train: the official training set.
+        test: what figures are reported on, with public labels: the official test set, or else validation set.
+        must_not_leak: the texts of a record that must not stand in two splits, at least one.
+        validation: the official one, where it is not `test`; otherwise a tenth of `train` is carved out.
+
+    Returns:
+        The records of each of `SPLITS`: all of `test`; of `validation` those that share no text with it; of `train`
+        those that share none with either.
+    """
+    train = _apart(train, test, must_not_leak)
+    if validation is None:
+        carved = carve(train, [must_not_leak(record) for record in train], HeldOut(LARGE.validation, 0.0))
+        return {**carved, "test": list(test)}
+    validation = _apart(validation, test, must_not_leak)
+    return {"train": _apart(train, validation, must_not_leak), "validation": validation, "test": list(test)}
+
+
+def _apart(
+    records: Sequence[Record], others: Sequence[Record], must_not_leak: Callable[[Record], Sequence[str]]
+) -> list[Record]:
+    """The records that share no text with the others."""
+
+    def texts(record: Record) -> set[str]:
+        return {normalize(text) for text in must_not_leak(record)}
+
+    taken = {text for other in others for text in texts(other)}
+    return [record for record in records if taken.isdisjoint(texts(record))]
 
 
 class _Group(NamedTuple):

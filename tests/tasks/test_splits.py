@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.splits import LARGE, SMALL, SPLITS, HeldOut, assign_splits, carve, normalize
+from tasks.splits import LARGE, SMALL, SPLITS, HeldOut, assign_splits, carve, normalize, official
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,32 @@ def test_carve_keeps_examples_and_their_order():
     splits = carve(list(range(100)), [[f"text {i}"] for i in range(100)], SMALL)
     assert sorted(itertools.chain.from_iterable(splits.values())) == list(range(100))
     assert all(members == sorted(members) for members in splits.values())
+
+
+def words(record):
+    return record.split("+")
+
+
+@given(*[st.lists(st.sampled_from([f"{i}+{j}" for i in "abcdefgh" for j in range(9)]), max_size=20)] * 3, st.booleans())
+def test_official_splits_share_no_text_and_lose_nothing_else(train, validation, test, has_validation):
+    splits = official(train, test, words, validation if has_validation else None)
+    found = {split: {word for record in members for word in words(record)} for split, members in splits.items()}
+    assert len(found["train"] | found["validation"] | found["test"]) == sum(map(len, found.values()))
+    assert splits["test"] == test
+    kept, taken = [], found["test"] | (found["validation"] if has_validation else set())
+    for record in train if has_validation else [*splits["train"], *splits["validation"]]:
+        kept += [record] if taken.isdisjoint(words(record)) else []
+    assert sorted(kept) == sorted(splits["train"] if has_validation else splits["train"] + splits["validation"])
+
+
+def test_official_splits_drop_what_they_share():
+    splits = official(["a+1", "b+2", "c+3", "d+4"], ["A!+9"], words, ["b+8", "e+9"])
+    assert splits == {"train": ["c+3", "d+4"], "validation": ["b+8"], "test": ["A!+9"]}
+
+
+def test_a_validation_split_is_carved_out_of_what_is_left_of_train():
+    train = [f"text {i}" for i in range(110)]
+    splits = official(train, train[:10], lambda record: [record])
+    assert [len(splits[split]) for split in SPLITS] == [90, 10, 10]
+    assert splits["test"] == train[:10]
+    assert sorted([*splits["train"], *splits["validation"]]) == sorted(train[10:])
