@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from frozen_jax.answering import EvalExample, EvalTask
 from frozen_jax.batching import FEATURES, Batches, Ragged, TaskTokens, Tokens, default_buckets
 from frozen_jax.errors import UserError
 from frozen_jax.ordering import permutation, random_bits
+from frozen_jax.task_modules import load_task_module as load_task_module
 from frozen_jax.tokenizer import lm_tokenizer
 
 _RaggedTensor: Any = tf.RaggedTensor  # TensorFlow's type stubs leave out how one is made
@@ -82,20 +82,32 @@ class LMVocabulary(seqio.Vocabulary):
         return hash(LMVocabulary)
 
 
-def load_task_module(name: str) -> None:
-    """Imports a module that registers tasks, of this tree or a collaborator's (MIXTURE_OR_TASK_MODULE).
+def task_rates(name: str) -> dict[seqio.Task, float]:
+    """The tasks behind a name, whatever splits they have.
 
     Args:
-        name: of the module, such as `tasks`.
+        name: of a task or a mixture.
+
+    Returns:
+        The tasks, with their mixing rates.
 
     Raises:
-        UserError: if it does not import; says why.
+        UserError: if there is no such task or mixture (says what is close), if there are both, or if the mixture is
+            empty.
     """
-    try:
-        importlib.import_module(name)
-    except Exception as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"task module {name!r} does not import: {cause}") from error
+    tasks, mixtures = set(seqio.TaskRegistry.names()), set(seqio.MixtureRegistry.names())
+    if name not in tasks | mixtures:
+        names = sorted(tasks | mixtures)
+        close = difflib.get_close_matches(name, names) or names or ["none: is MIXTURE_OR_TASK_MODULE set?"]
+        raise UserError(f"no task or mixture is called {name!r}; registered and close: {', '.join(close)}")
+    if name in tasks & mixtures:
+        raise UserError(f"{name} is the name of a task and of a mixture; rename one of them")
+    found = seqio.get_mixture_or_task(name)
+    rates = _mixing_rates(found) if isinstance(found, seqio.Mixture) else {found: 1.0}
+    if not any(rate > 0 for rate in rates.values()):
+        names = ", ".join(sorted(task.name for task in rates))
+        raise UserError(f"mixture {name} is empty: the mixing rates of {names} are all 0; give one of them more")
+    return rates
 
 
 def find_tasks(name: str, split: str) -> dict[seqio.Task, float]:
@@ -109,17 +121,13 @@ def find_tasks(name: str, split: str) -> dict[seqio.Task, float]:
         The tasks that have the split, with their mixing rates.
 
     Raises:
-        UserError: if there is no such task or mixture, or no such split; says what is close.
+        UserError: as `task_rates`, or if there is no such split; says which there are.
     """
-    names = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
-    if name not in names:
-        close = difflib.get_close_matches(name, names) or sorted(names) or ["none: is MIXTURE_OR_TASK_MODULE set?"]
-        raise UserError(f"no task or mixture is called {name!r}; registered and close: {', '.join(close)}")
-    found = seqio.get_mixture_or_task(name)
-    rates = _mixing_rates(found) if isinstance(found, seqio.Mixture) else {found: 1.0}
+    rates = task_rates(name)
     with_split = {task: rate for task, rate in rates.items() if split in task.splits}
     if not with_split:
-        raise UserError(f"{name} has no split {split!r}; it has: {', '.join(sorted(found.splits))}")
+        splits = {split for task in rates for split in task.splits}
+        raise UserError(f"{name} has no split {split!r}; it has: {', '.join(sorted(splits))}")
     return with_split
 
 
@@ -160,6 +168,8 @@ def train_batches(
         for task, rate in find_tasks(mixture_or_task_name, split).items()
         if rate > 0
     ]
+    if not tasks:
+        raise UserError(f"mixture {mixture_or_task_name} is empty in its split {split!r}: all mixing rates there are 0")
     return Batches(
         tasks,
         batch_size=batch_size,
@@ -202,8 +212,39 @@ def eval_tasks(
     return [_eval_task(task, lengths, split, max_examples, use_cached, seed) for task in tasks]
 
 
+def sampled(
+    task: seqio.Task,
+    lengths: Mapping[str, int] | None,
+    split: str,
+    *,
+    every: int = 1,
+    use_cached: bool = False,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Some examples of a task as seqio gives them: every so-many-th, so that a large split need not be read as tokens.
+
+    Args:
+        task: of `task_rates`.
+        lengths: the most tokens of each feature; None cuts nothing.
+        split: which split.
+        every: of how many examples one is taken; the same ones whatever the lengths.
+        use_cached: read the task's seqio cache instead of its source.
+        seed: of random preprocessors.
+
+    Returns:
+        The examples, in the order of the file.
+    """
+    return list(_examples(task, lengths, split, use_cached, seed, every).as_numpy_iterator())
+
+
 def _mixing_rates(mixture: seqio.Mixture) -> dict[seqio.Task, float]:
-    return {task: mixture.get_rate(task) for task in mixture.tasks}
+    listed = [task.name for task in mixture._tasks]  # without those of mixtures inside, which add to a task's rate
+    if twice := sorted({name for name in listed if listed.count(name) > 1}):
+        raise UserError(f"mixture {mixture.name} lists {twice[0]} twice, and seqio drops one rate; list it once")
+    try:
+        return {task: mixture.get_rate(task) for task in mixture.tasks}
+    except ZeroDivisionError as error:
+        raise UserError(f"mixture {mixture.name} holds an empty mixture: one whose mixing rates are all 0") from error
 
 
 def _checked_lengths(lengths: Mapping[str, int]) -> dict[str, int]:
@@ -212,8 +253,10 @@ def _checked_lengths(lengths: Mapping[str, int]) -> dict[str, int]:
     return dict(lengths)
 
 
-def _examples(task: seqio.Task, lengths: Mapping[str, int], split: str, use_cached: bool, seed: int) -> tf.data.Dataset:
-    """The pipeline of seqio over one split, in the order of the file."""
+def _examples(
+    task: seqio.Task, lengths: Mapping[str, int] | None, split: str, use_cached: bool, seed: int, every: int = 1
+) -> tf.data.Dataset:
+    """The pipeline of seqio over one split or every so-many-th example of it, in the order of the file."""
     if set(task.output_features) != set(FEATURES):
         raise UserError(f"task {task.name} has the features {sorted(task.output_features)}; {FEATURES} are needed")
     if use_cached and task.supports_caching and not task.cache_dir:
@@ -222,7 +265,13 @@ def _examples(task: seqio.Task, lengths: Mapping[str, int], split: str, use_cach
     # For preprocessors that draw random numbers. A seed handed to seqio would break sources that take none.
     tf.random.set_seed(int(random_bits(1, seed, task.name, split)[0] >> np.uint64(33)))
     return task.get_dataset(
-        sequence_length=lengths, split=split, use_cached=use_cached, shuffle=False, num_epochs=1, try_in_mem_cache=False
+        sequence_length=lengths,
+        split=split,
+        use_cached=use_cached,
+        shuffle=False,
+        shard_info=seqio.ShardInfo(0, every) if every > 1 else None,
+        num_epochs=1,
+        try_in_mem_cache=False,
     )
 
 
