@@ -234,7 +234,8 @@ def sampled(
     Returns:
         The examples, in the order of the file.
     """
-    return list(_examples(task, lengths, split, use_cached, seed, every).as_numpy_iterator())
+    found: Any = _examples(task, lengths, split, use_cached, seed, every).as_numpy_iterator()
+    return list(found)
 
 
 def _mixing_rates(mixture: seqio.Mixture) -> dict[seqio.Task, float]:

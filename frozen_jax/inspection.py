@@ -68,21 +68,21 @@ def histogram(lengths: Int[np.ndarray, " N"], at: int, bar: int = 50) -> list[st
 
     Args:
         lengths: in tokens.
-        at: the most tokens that are kept; a line is drawn there.
+        at: the most tokens that are kept; what is longer is marked.
         bar: columns of the longest bar.
 
     Returns:
         Lines of text.
     """
-    edges = default_buckets(int(lengths.max()))
-    edges = sorted({*edges[:-1], max(edges[-1], 1), *([at] if at < lengths.max() else [])})
-    counts = np.histogram(lengths, [0, *[edge + 1 for edge in edges]])[0]
-    rows = []
-    for low, high, count in zip([1, *[edge + 1 for edge in edges]], edges, counts.tolist(), strict=False):
-        filled = "#" * math.ceil(bar * count / counts.max())
-        mark = "" if high <= at else " cut"
-        rows.append(f"{low:>7,} -{high:>6,} {100 * count / len(lengths):>5.1f}% {filled}{mark}".rstrip())
-    return rows
+    longest = int(lengths.max())
+    highs = [n for n in sorted({*default_buckets(at), *default_buckets(longest)}) if n <= longest]
+    lows = [0, *(high + 1 for high in highs[:-1])]
+    counts = [int(((low <= lengths) & (lengths <= high)).sum()) for low, high in zip(lows, highs, strict=True)]
+    bars = ["#" * math.ceil(bar * count / max(counts)) for count in counts]
+    return [
+        f"{low:>7,} -{high:>6,} {100 * count / len(lengths):>5.1f}% {drawn}{' cut' if low > at else ''}".rstrip()
+        for low, high, count, drawn in zip(lows, highs, counts, bars, strict=True)
+    ]
 
 
 def targets_in_words(task: EvalTask) -> list[str]:

@@ -95,7 +95,7 @@ class MetricWriter:
         return speed
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Takes the metrics of an evaluation after `step` steps; its time does not count as training. No nan is kept."""
+        """Takes the metrics of an evaluation after `step` steps, without nan; its time does not count as training."""
         self._write("eval", step, {name: value for name, value in metrics.items() if not math.isnan(value)})
         self._since += time.perf_counter() - self._ended
 
