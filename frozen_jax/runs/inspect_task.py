@@ -167,7 +167,7 @@ def _show_ends(splits: Sequence[_Split], seed: int, most: int) -> list[str]:
 
 
 def _show_examples(split: _Split, data: TaskData, count: int) -> None:
-    chosen = permutation(len(split.cut), data.seed, split.task.name, "examples")[:count].tolist()
+    chosen = permutation(len(split.cut), data.seed, split.task.name, split.task.split, "examples")[:count].tolist()
     for place, row in enumerate(chosen, 1):
         print(f"\nExample {place} of {split.task.split}, number {row * split.every:,}:")
         for feature in FEATURES:

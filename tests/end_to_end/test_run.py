@@ -137,11 +137,12 @@ def test_an_unknown_task_or_module_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_a_metric_that_raises_costs_nothing_but_its_own_number(tmp_path):
-    done = run(
+    arguments = [
         f"--gin.MODEL_DIR={tmp_path}",
         "--gin.MIXTURE_OR_TASK_MODULE=tests.end_to_end.failing_tasks",
         "--gin.MIXTURE_OR_TASK_NAME=tiny_half_failing",
-    )
+    ]
+    done = run(*arguments)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line == (
@@ -161,6 +162,10 @@ def test_a_metric_that_raises_costs_nothing_but_its_own_number(tmp_path):
     (validation, _) = [figure for figure in figures if figure["kind"] == "eval"]
     assert "tiny_failing/accuracy" in validation
     assert {"mean", "tiny_failing/broken"}.isdisjoint(validation)
+    evaluated = run(*arguments, "--run_mode=eval")
+    assert evaluated.returncode == 2
+    assert evaluated.stdout.splitlines()[-1].startswith("| mean")
+    assert "metric broken of task tiny_failing failed on validation" in evaluated.stderr
 
 
 @pytest.mark.slow
