@@ -2,6 +2,7 @@
 
     python run.py --gin_file=gin/runs/quickstart.gin --gin.MODEL_DIR=/tmp/quickstart
     python run.py --gin_file=... --run_mode=eval|infer, --dry_run, --gin.NAME=value
+    python run.py --run_mode=inspect --gin.MIXTURE_OR_TASK_NAME=sst2_from_validation
 
 Flags and gin, then one function of frozen_jax. Nothing else lives here.
 """
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str]) -> int:
         bindings = [argument.removeprefix("--gin.") for argument in rest]
         if flags.profile_steps:
             bindings.append(f"train.profile_steps={flags.profile_steps}")
-        gin_config.parse(flags.gin_file, bindings, flags.gin_search_paths.split(","))
+        files = [os.path.join(os.path.dirname(__file__), name) for name in runs.GIN_FILES.get(flags.run_mode, [])]
+        gin_config.parse([*files, *flags.gin_file], bindings, flags.gin_search_paths.split(","))
         with gin_config.required_bindings_named():
             runs.MODES["dry_run" if flags.dry_run else flags.run_mode]()
     except (UserError, OSError, FloatingPointError) as error:  # the last two: forbidden folders, scores of nan

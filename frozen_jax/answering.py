@@ -199,7 +199,8 @@ class Rows:
         buckets = sorted(self._buckets or default_buckets(longest))
         if longest > buckets[-1]:
             raise UserError(
-                f"task {self._task} has inputs of {longest} tokens, more than the longest bucket in {buckets}"
+                f"the inputs of task {self._task} have up to {longest} tokens, but the longest bucket in "
+                f"{tuple(buckets)} does not hold them; add one of {longest}"
             )
         return buckets
 

@@ -13,90 +13,50 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import seqio
 import tensorflow as tf
-from jaxtyping import Int
 
 from frozen_jax.answering import EvalExample, EvalTask, unchanged
 from frozen_jax.batching import FEATURES, SEGMENTS, Batches, Ragged, TaskTokens, Tokens, all_buckets
 from frozen_jax.errors import UserError
+from frozen_jax.lm_vocabulary import LMVocabulary as LMVocabulary
 from frozen_jax.ordering import permutation, random_bits, sample
+from frozen_jax.task_modules import load_task_module as load_task_module
 from frozen_jax.tokenizer import lm_tokenizer
 
 _RaggedTensor: Any = tf.RaggedTensor  # TensorFlow's type stubs leave out how one is made
 
 
-class LMVocabulary(seqio.Vocabulary):
-    """The frozen LM's vocabulary, for the features of a task. Nothing is loaded before a text is tokenized.
-
-    All of them are equal: which tokenizer stands behind them is said in one place, `lm_tokenizer`.
-    """
-
-    @property
-    def eos_id(self) -> int:
-        """The token that ends a text."""
-        return lm_tokenizer().eos_id
-
-    @property
-    def pad_id(self) -> int:
-        """The token that fills up rows."""
-        return lm_tokenizer().pad_id
-
-    @property
-    def unk_id(self) -> None:
-        """None: the tokenizer itself knows what to do with ids that it does not have."""
-        return
-
-    @property
-    def _base_vocab_size(self) -> int:
-        return lm_tokenizer().vocab_size
-
-    def _encode(self, s: str) -> list[int]:
-        return lm_tokenizer().encode(s)
-
-    def _decode(self, ids: Iterable[int]) -> str:
-        return lm_tokenizer().decode(list(ids))
-
-    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
-        """Tokens of one text, [length], or of many, [N, (length)]."""
-        tokens, lengths = tf.numpy_function(_encode_texts, [s], [tf.int32, tf.int64])
-        tokens.set_shape([None])
-        if not s.shape.rank:
-            return tokens
-        lengths.set_shape([None])
-        return _RaggedTensor.from_row_lengths(tokens, lengths)
-
-    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        text = tf.numpy_function(lambda row: self._decode(row.tolist()).encode(), [ids], tf.string)
-        text.set_shape([])
-        return text
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, LMVocabulary)
-
-    def __hash__(self) -> int:
-        return hash(LMVocabulary)
-
-
-def load_task_module(name: str) -> None:
-    """Imports a module that registers tasks, of this tree or a collaborator's (MIXTURE_OR_TASK_MODULE).
+def task_rates(name: str) -> dict[seqio.Task, float]:
+    """The tasks behind a name, whatever splits they have.
 
     Args:
-        name: of the module, such as `tasks`.
+        name: of a task or a mixture.
+
+    Returns:
+        The tasks, with their mixing rates.
 
     Raises:
-        UserError: if it does not import; says why.
+        UserError: if there is no such task or mixture (says what is close), if there are both, or if the mixture is
+            empty.
     """
-    try:
-        importlib.import_module(name)
-    except Exception as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"task module {name!r} does not import: {cause}") from error
+    tasks, mixtures = set(seqio.TaskRegistry.names()), set(seqio.MixtureRegistry.names())
+    if name not in tasks | mixtures:
+        names = sorted(tasks | mixtures)
+        close = difflib.get_close_matches(name, names) or names or ["none: is MIXTURE_OR_TASK_MODULE set?"]
+        raise UserError(f"no task or mixture is called {name!r}; registered and close: {', '.join(close)}")
+    if name in tasks & mixtures:
+        raise UserError(f"{name} is the name of a task and of a mixture; rename one of them")
+    found = seqio.get_mixture_or_task(name)
+    rates = _mixing_rates(found) if isinstance(found, seqio.Mixture) else {found: 1.0}
+    if not any(rate > 0 for rate in rates.values()):
+        names = ", ".join(sorted(task.name for task in rates))
+        raise UserError(f"mixture {name} is empty: the mixing rates of {names} are all 0; give one of them more")
+    return rates
 
 
 def find_tasks(name: str, split: str) -> dict[seqio.Task, float]:
@@ -110,17 +70,13 @@ def find_tasks(name: str, split: str) -> dict[seqio.Task, float]:
         The tasks that have the split, with their mixing rates.
 
     Raises:
-        UserError: if there is no such task or mixture, or no such split; says what is close.
+        UserError: as `task_rates`, or if there is no such split; says which there are.
     """
-    names = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
-    if name not in names:
-        close = difflib.get_close_matches(name, names) or sorted(names) or ["none: is MIXTURE_OR_TASK_MODULE set?"]
-        raise UserError(f"no task or mixture is called {name!r}; registered and close: {', '.join(close)}")
-    found = seqio.get_mixture_or_task(name)
-    rates = _mixing_rates(found) if isinstance(found, seqio.Mixture) else {found: 1.0}
+    rates = task_rates(name)
     with_split = {task: rate for task, rate in rates.items() if split in task.splits}
     if not with_split:
-        raise UserError(f"{name} has no split {split!r}; it has: {', '.join(sorted(found.splits))}")
+        splits = {split for task in rates for split in task.splits}
+        raise UserError(f"{name} has no split {split!r}; it has: {', '.join(sorted(splits))}")
     return with_split
 
 
@@ -152,6 +108,8 @@ def train_tokens(
     lengths = _checked_lengths(task_feature_lengths)
     rates = find_tasks(mixture_or_task_name, split).items()
     tokens = [_task_tokens(task, rate, lengths, split, use_cached, seed) for task, rate in rates if rate > 0]
+    if not tokens:
+        raise UserError(f"mixture {mixture_or_task_name} is empty in its split {split!r}: all mixing rates there are 0")
     return [_packed(task, lengths, seed) for task in tokens] if pack else tokens
 
 
@@ -253,10 +211,10 @@ def cacheable(
     Raises:
         UserError: as `eval_tasks`, and for a task in another vocabulary than the LM's.
     """
-    found = seqio.get_mixture_or_task(mixture_or_task_name)
-    for task in found.tasks if isinstance(found, seqio.Mixture) else [found]:
+    tasks = task_rates(mixture_or_task_name)
+    for task in tasks:
         _check_vocabulary(task)
-    for split in sorted({*found.splits} - {"train"}):
+    for split in sorted({split for task in tasks for split in task.splits} - {"train"}):
         yield from eval_tasks(mixture_or_task_name, task_feature_lengths, split, seed=seed, use_cached=use_cached)
 
 
@@ -272,8 +230,40 @@ def _check_vocabulary(task: seqio.Task) -> None:
             )
 
 
+def sampled(
+    task: seqio.Task,
+    lengths: Mapping[str, int] | None,
+    split: str,
+    *,
+    every: int = 1,
+    use_cached: bool = False,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Some examples of a task as seqio gives them: every so-many-th, so that a large split need not be read as tokens.
+
+    Args:
+        task: of `task_rates`.
+        lengths: the most tokens of each feature; None cuts nothing.
+        split: which split.
+        every: of how many examples one is taken; the same ones whatever the lengths.
+        use_cached: read the task's seqio cache instead of its source.
+        seed: of random preprocessors.
+
+    Returns:
+        The examples, in the order of the file.
+    """
+    found: Any = _examples(task, lengths, split, use_cached, seed, every).as_numpy_iterator()
+    return list(found)
+
+
 def _mixing_rates(mixture: seqio.Mixture) -> dict[seqio.Task, float]:
-    return {task: mixture.get_rate(task) for task in mixture.tasks}
+    listed = [task.name for task in mixture._tasks]  # without those of mixtures inside, which add to a task's rate
+    if twice := sorted({name for name in listed if listed.count(name) > 1}):
+        raise UserError(f"mixture {mixture.name} lists {twice[0]} twice, and seqio drops one rate; list it once")
+    try:
+        return {task: mixture.get_rate(task) for task in mixture.tasks}
+    except ZeroDivisionError as error:
+        raise UserError(f"mixture {mixture.name} holds an empty mixture: one whose mixing rates are all 0") from error
 
 
 def _checked_lengths(lengths: Mapping[str, int]) -> dict[str, int]:
@@ -282,8 +272,10 @@ def _checked_lengths(lengths: Mapping[str, int]) -> dict[str, int]:
     return dict(lengths)
 
 
-def _examples(task: seqio.Task, lengths: Mapping[str, int], split: str, use_cached: bool, seed: int) -> tf.data.Dataset:
-    """The pipeline of seqio over one split, in the order of the file."""
+def _examples(
+    task: seqio.Task, lengths: Mapping[str, int] | None, split: str, use_cached: bool, seed: int, every: int = 1
+) -> tf.data.Dataset:
+    """The pipeline of seqio over one split or every so-many-th example of it, in the order of the file."""
     if set(task.output_features) != set(FEATURES):
         raise UserError(f"task {task.name} has the features {sorted(task.output_features)}; {FEATURES} are needed")
     if use_cached and task.supports_caching and not task.cache_dir:
@@ -292,7 +284,13 @@ def _examples(task: seqio.Task, lengths: Mapping[str, int], split: str, use_cach
     # For preprocessors that draw random numbers. A seed handed to seqio would break sources that take none.
     tf.random.set_seed(int(random_bits(1, seed, task.name, split)[0] >> np.uint64(33)))
     return task.get_dataset(
-        sequence_length=lengths, split=split, use_cached=use_cached, shuffle=False, num_epochs=1, try_in_mem_cache=False
+        sequence_length=lengths,
+        split=split,
+        use_cached=use_cached,
+        shuffle=False,
+        shard_info=seqio.ShardInfo(0, every) if every > 1 else None,
+        num_epochs=1,
+        try_in_mem_cache=False,
     )
 
 
@@ -400,10 +398,3 @@ class _Choices:
         ends = [feature.vocabulary.eos_id] if feature.add_eos else []
         tokens = feature.vocabulary.encode(text)[: self._length - len(ends)]
         return np.asarray([*tokens, *ends], np.int32)
-
-
-def _encode_texts(texts: bytes | np.ndarray) -> tuple[Tokens, Int[np.ndarray, " texts"]]:
-    """Tokens of all texts end to end, and how many each has; called by TensorFlow."""
-    tokenizer = lm_tokenizer()
-    rows = [tokenizer.encode(text.decode()) for text in np.atleast_1d(np.asarray(texts, object))]
-    return np.concatenate([np.zeros(0, np.int32), *rows]).astype(np.int32), np.array([len(r) for r in rows], np.int64)

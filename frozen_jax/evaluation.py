@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,11 +35,12 @@ class TaskResult:
         split: which split.
         examples: how many were evaluated.
         split_size: how many the split has; more than `examples` if a sample was evaluated.
-        metrics: what the task's metrics say.
+        metrics: what the task's metrics say; of one that failed its name, and nan.
         intervals: their 95% intervals over the examples, where one could be had.
         nats_per_example: mean log-likelihood of a target.
         nats_per_token: the same for one target token.
         majority_rate: the share of the most frequent target, where there are choices: what one constant answer earns.
+        failures: a line for each metric that failed, naming it and the task.
     """
 
     task: str
@@ -49,6 +52,7 @@ class TaskResult:
     nats_per_example: float
     nats_per_token: float
     majority_rate: float | None
+    failures: list[str] = dataclasses.field(default_factory=list)
 
 
 @gin.configurable(denylist=["model", "tasks", "predictions_dir"])
@@ -74,11 +78,10 @@ def evaluate(
         predictions_dir: where to write `TASK-SPLIT.jsonl`, one line an example.
 
     Returns:
-        The results, by the task's name.
+        The results, by the task's name. A metric that fails ends nothing: see `TaskResult.failures`.
 
     Raises:
-        UserError: if the longest bucket does not hold an example; if a metric fails, naming it and its task. By then
-            the predictions of that task have been written.
+        UserError: if the longest bucket does not hold an example.
         FloatingPointError: if the model gives a score that is not a number.
     """
     results = {}
@@ -99,18 +102,20 @@ def judge(task: EvalTask, answers: Answers) -> TaskResult:
         answers: what the model said.
 
     Returns:
-        The result.
-
-    Raises:
-        UserError: if a metric fails.
+        The result. Where a metric, or the task's postprocessor, raises an exception, it is in `failures`.
     """
     metrics: dict[str, float] = {}
     bounds: dict[str, Interval] = {}
-    targets = [_postprocessed(task, example, example.targets_text, True) for example in task.examples]
+    failures: list[str] = []
+    targets = functools.cache(lambda: [_postprocessed(task, e, e.targets_text, True) for e in task.examples])
     for metric, given in _metrics(task, answers):
-        figures = _figures(task, metric, targets, given)
+        try:
+            figures = _figures(task, metric, targets(), given())
+            bounds |= _intervals(task, metric, targets(), given(), figures)
+        except UserError as error:
+            failures.append(str(error))
+            figures = {_name(metric): math.nan}
         metrics |= figures
-        bounds |= _intervals(task, metric, targets, given, figures)
     tokens = sum(len(example.targets) for example in task.examples)
     return TaskResult(
         task=task.name,
@@ -122,6 +127,7 @@ def judge(task: EvalTask, answers: Answers) -> TaskResult:
         nats_per_example=float(answers.target_scores.mean()),
         nats_per_token=float(answers.target_scores.sum() / tokens),
         majority_rate=_majority_rate(task),
+        failures=failures,
     )
 
 
@@ -140,17 +146,24 @@ def write_predictions(path: epath.Path, task: EvalTask, answers: Answers) -> Non
     unfinished.replace(path)
 
 
-def _metrics(task: EvalTask, answers: Answers) -> Iterator[tuple[Callable[..., Mapping[str, Any]], Sequence[Any]]]:
-    """Each metric with what it compares to the targets."""
-    if answers.predictions is not None:
-        pairs = zip(task.examples, answers.predictions, strict=True)
-        predictions = [_postprocessed(task, example, text, False) for example, text in pairs]
+def _metrics(
+    task: EvalTask, answers: Answers
+) -> Iterator[tuple[Callable[..., Mapping[str, Any]], Callable[[], Sequence[Any]]]]:
+    """Each metric with what gives the things that it compares to the targets."""
+    texts = answers.predictions
+    if texts is not None:
+        pairs = list(zip(task.examples, texts, strict=True))
+        predictions = functools.cache(lambda: [_postprocessed(task, e, text, False) for e, text in pairs])
         yield from ((metric, predictions) for metric in task.predict_metrics)
-    yield from ((metric, answers.target_scores.tolist()) for metric in task.score_metrics)
+    yield from ((metric, answers.target_scores.tolist) for metric in task.score_metrics)
 
 
 def _postprocessed(task: EvalTask, example: EvalExample, text: str, is_target: bool) -> Any:
-    return task.postprocess(text, example=example.raw, is_target=is_target)
+    try:
+        return task.postprocess(text, example=example.raw, is_target=is_target)
+    except Exception as error:
+        what = f"the postprocessor of task {task.name} failed on example {example.index} of {task.split}"
+        raise UserError(f"{what}: {_cause(error)}") from error
 
 
 def _figures(
@@ -159,9 +172,17 @@ def _figures(
     try:
         return _scalars(metric(targets, given))
     except Exception as error:
-        name = getattr(metric, "__name__", str(metric))
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"metric {name} of task {task.name} failed: {cause}") from error
+        what = f"metric {_name(metric)} of task {task.name} failed on {task.split}"
+        raise UserError(f"{what}: {_cause(error)}") from error
+
+
+def _name(metric: Callable[..., Mapping[str, Any]]) -> str:
+    """Of a function, also of one whose arguments `functools.partial` has bound."""
+    return getattr(getattr(metric, "func", metric), "__name__", type(metric).__name__)
+
+
+def _cause(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _scalars(figures: Mapping[str, Any]) -> dict[str, float]:

@@ -11,7 +11,6 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from tokenize import TokenError
 from typing import Any
 
 import gin
@@ -41,7 +40,7 @@ def parse(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[
             gin.parse_config_files_and_bindings(
                 list(files), [f"{name} = {_quoted(value)}" for name, value in pairs], finalize_config=False
             )
-    except (ValueError, SyntaxError, TokenError, ImportError, OSError, AttributeError, TypeError, KeyError) as error:
+    except (Exception, SystemExit) as error:  # whatever a module raises that a gin file imports
         raise UserError(_explained(error)) from error
     _check_macros([name for name, _ in pairs])
     _check_types()
@@ -76,7 +75,7 @@ def _quoted(value: str) -> str:
     return value
 
 
-def _explained(error: Exception) -> str:
+def _explained(error: BaseException) -> str:
     """gin's message, on one line, with the names that are close to the one it does not know."""
     text = one_line(error) or type(error).__name__
     if unknown := re.search(r"No configurable matching (?:reference )?'@?([^'(]+)", text):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -94,8 +95,8 @@ class MetricWriter:
         return speed
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Takes the metrics of an evaluation after `step` steps; its time does not count as training."""
-        self._write("eval", step, metrics)
+        """Takes the metrics of an evaluation after `step` steps, without nan; its time does not count as training."""
+        self._write("eval", step, {name: value for name, value in metrics.items() if not math.isnan(value)})
         self._since += time.perf_counter() - self._ended
 
     def _write(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:

@@ -184,8 +184,8 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterato
         if found[name] != wanted[name]:
             yield name, repr(found[name]), repr(wanted[name])
     if found["tokenizer_sha256"] != wanted["tokenizer_sha256"]:
-        both = (f"{made['tokenizer']} (sha256 {made['tokenizer_sha256'][:12]})" for made in (found, wanted))
-        yield "the vocabulary", *both
+        was, now = (f"{made['tokenizer']} (sha256 {made['tokenizer_sha256'][:12]})" for made in (found, wanted))
+        yield "the vocabulary", was, now
 
 
 def _safe(name: str) -> str:

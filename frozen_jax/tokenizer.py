@@ -41,6 +41,8 @@ class _Backend(Protocol):
 
     def token_id(self, token: str) -> int | None: ...
 
+    def piece(self, token: int) -> str | None: ...
+
 
 class Tokenizer:
     """Text to token ids and back.
@@ -96,6 +98,17 @@ class Tokenizer:
         if self.eos_id in tokens:
             tokens = tokens[: tokens.index(self.eos_id)]
         return self._backend.decode([token for token in tokens if token != self.pad_id and token < self.vocab_size])
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """How the vocabulary spells tokens, for people to look at.
+
+        Args:
+            ids: token ids, special ones too.
+
+        Returns:
+            A piece for each; "?" for ids that the vocabulary does not have.
+        """
+        return [(self._backend.piece(int(i)) if 0 <= i < self.vocab_size else None) or "?" for i in ids]
 
 
 @gin.configurable
@@ -212,6 +225,9 @@ class _JsonBackend:
     def token_id(self, token: str) -> int | None:
         return self._tokenizer.token_to_id(token)
 
+    def piece(self, token: int) -> str | None:
+        return self._tokenizer.id_to_token(token)
+
 
 class _SentencePieceBackend:
     """A SentencePiece model, with T5's sentinels added behind its pieces where it lacks them, as seqio does."""
@@ -239,3 +255,6 @@ class _SentencePieceBackend:
     def token_id(self, token: str) -> int | None:
         found = self._processor.piece_to_id(token)
         return found if self._processor.id_to_piece(found) == token else None
+
+    def piece(self, token: int) -> str | None:
+        return self._processor.id_to_piece(token)

@@ -338,25 +338,48 @@ def test_metrics_with_aux_values_are_refused():
         data.eval_tasks("counting", LENGTHS)
 
 
-def test_task_module_is_imported(tmp_path, monkeypatch):
-    (tmp_path / "my_own_tasks.py").write_text("import seqio\nseqio.MixtureRegistry.REGISTERED = True\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(seqio.MixtureRegistry, "REGISTERED", False, raising=False)
-    data.load_task_module("my_own_tasks")
-    assert seqio.MixtureRegistry.REGISTERED
-
-
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("name", "message"),
     [
-        (None, "task module 'broken_tasks' does not import: ModuleNotFoundError: No module named 'broken_tasks'"),
-        ("1 / 0", "task module 'broken_tasks' does not import: ZeroDivisionError: division by zero"),
-        ("def (", "task module 'broken_tasks' does not import: SyntaxError: "),
+        ("nothing", "mixture nothing is empty: the mixing rates of few, many are all 0; give one of them more"),
+        ("hollow", "mixture hollow holds an empty mixture: one whose mixing rates are all 0"),
+        ("few", "few is the name of a task and of a mixture; rename one of them"),
+        ("doubled", "mixture doubled lists many twice, and seqio drops one rate; list it once"),
     ],
 )
-def test_broken_task_module_is_named_with_its_cause(tmp_path, monkeypatch, content, message):
-    if content is not None:
-        (tmp_path / "broken_tasks.py").write_text(content)
-    monkeypatch.syspath_prepend(tmp_path)
+@pytest.mark.parametrize("ask", [lambda name: data.train_batches(name, LENGTHS, 2), data.task_rates])
+def test_mixtures_that_cannot_be_meant(ask, name, message):
+    add("many")
+    add("few")
+    seqio.MixtureRegistry.add("nothing", ["many", "few"], default_rate=0.0)
+    seqio.MixtureRegistry.add("hollow", [("nothing", 1.0), ("many", 1.0)])
+    seqio.MixtureRegistry.add("few", ["many"], default_rate=1.0)
+    seqio.MixtureRegistry.add("doubled", [("many", 1.0), ("many", 3.0)])
     with pytest.raises(UserError, match=message):
-        data.load_task_module("broken_tasks")
+        ask(name)
+
+
+def test_a_mixture_that_has_rates_in_other_splits_only_is_empty():
+    add("many", splits=("train",))
+    add("never")
+    seqio.MixtureRegistry.add("both", [("many", 1.0), ("never", 0.0)])
+    with pytest.raises(UserError, match="mixture both is empty in its split 'validation': all mixing rates"):
+        data.train_batches("both", LENGTHS, 2, split="validation")
+
+
+def test_rates_are_those_of_all_tasks_whatever_their_splits():
+    add("many", splits=("train",))
+    add("few", splits=("test",))
+    seqio.MixtureRegistry.add("both", [("many", 3.0), ("few", lambda task: 1.0)])
+    assert {task.name: rate for task, rate in data.task_rates("both").items()} == {"many": 3.0, "few": 1.0}
+
+
+# Samples of whole examples.
+
+
+def test_a_sample_is_every_so_many_th_example_cut_or_whole():
+    task = add("counting", examples(10))
+    whole = data.sampled(task, None, "train", every=3)
+    assert [len(row["inputs"]) for row in whole] == [2, 5, 8, 11]
+    assert [len(row["inputs"]) for row in data.sampled(task, LENGTHS, "train", every=3)] == [2, 5, 6, 6]
+    assert len(data.sampled(task, None, "train")) == 10

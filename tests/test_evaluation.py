@@ -1,13 +1,14 @@
 """Metrics, intervals and likelihoods of a model whose answers are known, and the file of its predictions."""
 
+import functools
 import json
+import math
 
 import numpy as np
 import pytest
 from etils import epath
 
 from frozen_jax import intervals
-from frozen_jax.errors import UserError
 from frozen_jax.evaluation import evaluate
 from tests import fake_model
 from tests.fake_model import FakeModel, choosing, example, task
@@ -97,14 +98,36 @@ def test_a_metric_that_needs_all_examples_has_no_interval():
     assert (result.metrics, result.intervals) == ({"needs_three": 0.7}, {})
 
 
-def test_a_failing_metric_is_named_and_the_predictions_are_kept(tmp_path):
-    def broken(targets, predictions):
-        raise ValueError("no such\nlabel")
+def broken(targets, predictions):
+    raise ValueError("no such\nlabel")
 
-    given = task([example(0, "5 7", "5 7")], predict_metrics=[broken])
-    with pytest.raises(UserError, match="metric broken of task fake failed: ValueError: no such label"):
-        evaluate(FakeModel(), [given], predictions_dir=tmp_path)
-    assert (tmp_path / "fake-test.jsonl").exists()
+
+def test_a_failing_metric_is_named_and_everything_else_goes_on(tmp_path):
+    examples = [example(0, "5 7", "5 7")]
+    tasks = [
+        task(examples, name="first", predict_metrics=[broken, fake_model.accuracy, functools.partial(broken)]),
+        task(examples, name="second"),
+    ]
+    results = evaluate(FakeModel(), tasks, predictions_dir=tmp_path)
+    assert results["first"].failures == ["metric broken of task first failed on test: ValueError: no such label"] * 2
+    assert math.isnan(results["first"].metrics.pop("broken"))
+    assert list(results["first"].intervals) == ["accuracy"]
+    assert results["first"].metrics == results["second"].metrics == {"accuracy": 1.0}
+    assert results["second"].failures == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first-test.jsonl", "second-test.jsonl"]
+
+
+def test_a_failing_postprocessor_takes_its_metrics_along_and_no_more():
+    def postprocess(text, example, is_target):
+        return {}["answers"]
+
+    given = task(
+        [example(3, "5 7", "5 7")], postprocess=postprocess, predict_metrics=[fake_model.accuracy], score_metrics=[]
+    )
+    result = evaluate(FakeModel(), [given])["fake"]
+    assert math.isnan(result.metrics["accuracy"])
+    assert result.failures == ["the postprocessor of task fake failed on example 3 of test: KeyError: 'answers'"]
+    assert result.nats_per_token < 0
 
 
 def test_predictions_are_json_lines(tmp_path):

@@ -165,6 +165,16 @@ def test_a_mistake_in_a_file_is_one_line(tmp_path, content, message, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("content", ["1 / 0", "raise SystemExit('division by zero')"])
+def test_a_module_that_a_gin_file_imports_may_raise_anything(tmp_path, monkeypatch, content):
+    (tmp_path / "raises_anything.py").write_text(content)
+    (tmp_path / "a.gin").write_text("import raises_anything\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"gin: division by zero") as caught:
+        gin_config.parse([str(tmp_path / "a.gin")], [])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_missing_file_is_named(caplog):
     with pytest.raises(UserError, match=r"Unable to open file: nowhere.gin"):
         gin_config.parse(["nowhere.gin"], [])

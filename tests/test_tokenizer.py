@@ -143,3 +143,16 @@ def test_titler_tokenizer():
     assert len(tokenizer.encode("Hello world. " * 100)) > 300  # the file asks for a cut at 48
     text = "It isn't déjà vu: 42% of them."
     assert tokenizer.decode([*tokenizer.encode(text), 1, 8774]) == text
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "spiece.model"])
+def test_pieces_are_spelt_as_the_vocabulary_does(tmp_path: pathlib.Path, spiece_model: bytes, file: str):
+    if file == "spiece.model":
+        (tmp_path / file).write_bytes(spiece_model)
+    else:
+        word_tokenizer("<pad>", "</s>").save(str(tmp_path / file))
+    tokenizer = load_tokenizer(str(tmp_path))
+    ids = [*tokenizer.encode("the cat"), tokenizer.eos_id, tokenizer.vocab_size, -1]
+    pieces = tokenizer.pieces(ids)
+    assert pieces[-3:] == ["</s>", "?", "?"]
+    assert "".join(pieces[:-3]).replace("▁", "") == "thecat"

@@ -4,6 +4,16 @@ from frozen_jax.runs.cache import cache
 from frozen_jax.runs.dry_run import dry_run
 from frozen_jax.runs.evaluate import evaluate_module
 from frozen_jax.runs.infer import infer
+from frozen_jax.runs.inspect_task import inspect_task
 from frozen_jax.runs.train import train
 
-MODES = {"train": train, "cache": cache, "eval": evaluate_module, "infer": infer, "dry_run": dry_run}
+MODES = {
+    "train": train,
+    "cache": cache,
+    "inspect": inspect_task,
+    "eval": evaluate_module,
+    "infer": infer,
+    "dry_run": dry_run,
+}
+# Read before those of the command line, which may then be none.
+GIN_FILES = {"inspect": ["gin/runs/data.gin"], "cache": ["gin/runs/data.gin"]}

@@ -22,7 +22,8 @@ def evaluate_module(
         alone: also evaluate the frozen LM without the module.
 
     Raises:
-        UserError: for a missing checkpoint, one of another LM, and whatever the data raises.
+        UserError: for a missing checkpoint, one of another LM, and whatever the data raises; at the end, for failed
+            metrics.
     """
     columns = {}
     method = None if checkpoint == "none" else job.trained_method(checkpoint)
@@ -33,3 +34,4 @@ def evaluate_module(
     if method is not None:
         columns[f"with {type(method).__name__}"] = evaluate(method, tasks, predictions_dir=folder)
     print(report.table(columns))
+    report.raise_failures(report.failures(*columns.values()))

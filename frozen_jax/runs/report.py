@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from frozen_jax.errors import UserError
 from frozen_jax.evaluation import TaskResult
 
 Results = Mapping[str, TaskResult]
 
 
 def flat(results: Results) -> dict[str, float]:
-    """Returns all metrics under `task/metric`, and `mean`: of every task's first metric."""
+    """Returns all metrics under `task/metric`, and `mean`: of every task's first metric.
+
+    Metrics that failed are left out; where one of them is a task's first, `mean` is nan, which is never the best.
+    """
     values = {f"{name}/{metric}": value for name, r in results.items() for metric, value in r.metrics.items()}
     values |= {f"{name}/nats_per_token": result.nats_per_token for name, result in results.items()}
+    values = {name: value for name, value in values.items() if not math.isnan(value)}
     return values | {"mean": mean(results)}
 
 
 def mean(results: Results) -> float:
     """Returns the mean over tasks of the first metric of each."""
     return statistics.fmean(_first(result)[1] for result in results.values())
+
+
+def failures(*columns: Results) -> list[str]:
+    """Returns a line for each metric that failed, each once."""
+    return list(dict.fromkeys(line for results in columns for result in results.values() for line in result.failures))
+
+
+def raise_failures(lines: Iterable[str]) -> None:
+    """At the very end of a run mode, when everything else is done, printed and written.
+
+    Args:
+        lines: see `failures`. Of a metric that failed again and again on a split, the first is told.
+
+    Raises:
+        UserError: if there are any.
+    """
+    first: dict[str, str] = {}
+    for line in lines:
+        first.setdefault(line.partition(": ")[0], line)
+    if first:
+        raise UserError(f"everything else is done, but {'; '.join(first.values())}")
 
 
 def table(columns: Mapping[str, Results]) -> str:
@@ -55,6 +82,8 @@ def _first(result: TaskResult) -> tuple[str, float]:
 def _cell(result: TaskResult) -> str:
     metric, value = _first(result)
     interval = result.intervals.get(metric)
+    if math.isnan(value) and result.failures:
+        return "failed"
     return f"{value:.3f}" if interval is None else f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 

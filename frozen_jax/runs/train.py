@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from typing import Any
 
 import gin
 import jax
@@ -46,12 +48,14 @@ def train(
         profile_steps: how many steps to trace into MODEL_DIR/profile.
 
     Raises:
-        UserError: for a batch that the mesh or the microbatches do not divide, and whatever the parts raise.
+        UserError: for a batch that the mesh or the microbatches do not divide, and whatever the parts raise; at the
+            very end, for metrics that failed. They do not stop the training.
     """
     partitioning.check_batch_size(job.data.batch_size, job.mesh, accumulation_steps)
     batches = job.data.train_batches()
     validation = job.data.eval_tasks("validation") if eval_period else None
     state, split = training.start(job.method, optimizer, job.mesh, job.rules)
+    failures: list[str] = []
     description = describe(job.method, state.trained, seed=job.seed, gin_config=gin_config.current())
     step = training.make_train_step(
         split, state, optimizer, z_loss=z_loss, accumulation_steps=accumulation_steps, seed=job.seed
@@ -70,17 +74,28 @@ def train(
                 writer=MetricWriter(job.directory, first_step=first, log_period=log_period),
                 checkpointer=checkpointer,
                 save_period=save_period,
-                evaluate=lambda model: report.flat(evaluate(model, validation or [])),
+                evaluate=lambda model: _validated(model, validation or [], failures),
                 eval_period=eval_period,
                 profile_steps=profile_steps,
             )
     job.save_gin_config()  # again: by now, more has been called
     if report_split is not None and jax.process_index() == 0:
-        _report(job, report_split, steps=max(0, train_steps - first), seconds=time.perf_counter() - began)
+        failures += _report(job, report_split, steps=max(0, train_steps - first), seconds=time.perf_counter() - began)
+    report.raise_failures(failures)
 
 
-def _report(job: Job, split: str, *, steps: int, seconds: float) -> None:
-    """Prints and writes MODEL_DIR/report.md."""
+def _validated(model: Any, tasks: list[Any], failures: list[str]) -> dict[str, float]:
+    """The metrics on the validation split, `mean` among them; adds to the failures."""
+    results = evaluate(model, tasks)
+    metrics, failed = report.flat(results), report.failures(results)
+    if failed and math.isnan(metrics["mean"]):
+        failed.append("without that there was no validation mean to choose by: MODEL_DIR/best holds no state of then")
+    failures += failed
+    return metrics
+
+
+def _report(job: Job, split: str, *, steps: int, seconds: float) -> list[str]:
+    """Prints and writes MODEL_DIR/report.md; returns what failed."""
     tasks = job.data.eval_tasks(split)
     method = job.trained_method()
     alone = evaluate(job.method.lm, tasks)
@@ -97,6 +112,7 @@ def _report(job: Job, split: str, *, steps: int, seconds: float) -> None:
     )
     (job.directory / "report.md").write_text(text + "\n")
     print(text)
+    return report.failures(alone, beside)
 
 
 def _what_was_trained(job: Job) -> str:

@@ -14,11 +14,11 @@ TINY = ["--gin_file=tests/end_to_end/tiny.gin"]
 INPUTS = [" ".join(f"w{5 + (i * 7 + j) % 90}" for j in range(3 + i % 4)) for i in range(7)]
 
 
-def run(*arguments, **options):
+def run(*arguments, gin_files=TINY, **options):
     """Runs run.py on one device."""
     environment = {**os.environ, "XLA_FLAGS": "", "FROZEN_JAX_CACHE": os.environ.get("FROZEN_JAX_CACHE", "")}
     environment = {name: value for name, value in environment.items() if value or name == "XLA_FLAGS"}
-    command = [sys.executable, "run.py", *TINY, *map(str, arguments)]
+    command = [sys.executable, "run.py", *gin_files, *map(str, arguments)]
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600, **options
     )
@@ -133,3 +133,55 @@ def test_an_unknown_task_or_module_is_named(tmp_path):
     folder = f"--gin.MODEL_DIR={tmp_path}"
     assert "tiny_chosen" in mistake(folder, "--gin.MIXTURE_OR_TASK_NAME=tiny_chose")
     assert "does not import" in mistake(folder, "--gin.MIXTURE_OR_TASK_MODULE=tests.end_to_end.absent")
+
+
+@pytest.mark.slow
+def test_a_metric_that_raises_costs_nothing_but_its_own_number(tmp_path):
+    arguments = [
+        f"--gin.MODEL_DIR={tmp_path}",
+        "--gin.MIXTURE_OR_TASK_MODULE=tests.end_to_end.failing_tasks",
+        "--gin.MIXTURE_OR_TASK_NAME=tiny_half_failing",
+    ]
+    done = run(*arguments)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line == (
+        "error: everything else is done, but metric broken of task tiny_failing failed on validation: ValueError: "
+        "12 are too many; without that there was no validation mean to choose by: MODEL_DIR/best holds no state of "
+        "then; metric broken of task tiny_failing failed on test: ValueError: 12 are too many"
+    )
+    rows = {row.split("|")[1].strip(): row.split("|")[2:5] for row in done.stdout.splitlines() if row.startswith("|")}
+    assert [cell.strip() for cell in rows["tiny_failing"]] == ["broken", "failed", "failed"]
+    assert rows["tiny_chosen"][0].strip() == "accuracy"
+    assert (tmp_path / "report.md").read_text() == done.stdout
+    assert {path.name for path in (tmp_path / "predictions").iterdir()} == {
+        "tiny_chosen-test.jsonl",
+        "tiny_failing-test.jsonl",
+    }
+    figures = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    (validation, _) = [figure for figure in figures if figure["kind"] == "eval"]
+    assert "tiny_failing/accuracy" in validation
+    assert {"mean", "tiny_failing/broken"}.isdisjoint(validation)
+    evaluated = run(*arguments, "--run_mode=eval")
+    assert evaluated.returncode == 2
+    assert evaluated.stdout.splitlines()[-1].startswith("| mean")
+    assert "metric broken of task tiny_failing failed on validation" in evaluated.stderr
+
+
+@pytest.mark.slow
+def test_inspect_needs_a_task_and_nothing_else():
+    arguments = [
+        "--run_mode=inspect",
+        "--gin.TOKENIZER=tests/end_to_end/tokenizer.json",
+        "--gin.MIXTURE_OR_TASK_MODULE=tests.end_to_end.failing_tasks",
+    ]
+    done = run(*arguments, "--gin.MIXTURE_OR_TASK_NAME=tiny_chosen", gin_files=())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "train: 64 examples, chosen among" in done.stdout
+    assert "Example 1 of test" in done.stdout
+    failed = run(*arguments, "--gin.MIXTURE_OR_TASK_NAME=tiny_half_failing", gin_files=())
+    assert failed.returncode == 2
+    assert "Example 1 of test" in failed.stdout.split("tiny_failing, 50% of what is drawn")[1]
+    (line,) = failed.stderr.splitlines()
+    assert "metric broken of task tiny_failing failed on train" in line
+    assert "MIXTURE_OR_TASK_NAME is used but not set" in run(*arguments, gin_files=()).stderr
