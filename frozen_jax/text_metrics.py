@@ -56,10 +56,21 @@ def f1_of_yes(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, f
     Returns:
         `{"f1_of_yes": ...}`, 0 where nobody says yes.
     """
-    asked, said = ([float(text.strip() == "yes") for text in texts] for texts in (targets, predictions))
-    both = [a * s for a, s in zip(asked, said, strict=True)]
-    either = _mean(asked) + _mean(said)
-    return {"f1_of_yes": 2 * _mean(both) / either if either else 0.0}
+    return {"f1_of_yes": _f1_of_class("yes", targets, predictions)}
+
+
+def mean_class_f1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """F1 of each class, averaged over the classes; SuperGLUE's metric of CB beside accuracy.
+
+    Args:
+        targets: the right answers; the classes are those among them.
+        predictions: one for each.
+
+    Returns:
+        `{"mean_class_f1": ...}`.
+    """
+    classes = sorted({target.strip() for target in targets})
+    return {"mean_class_f1": _mean([_f1_of_class(name, targets, predictions) for name in classes])}
 
 
 def matthews_correlation(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
@@ -174,7 +185,16 @@ def normalize_answer(text: str) -> str:
 
 METRICS: dict[str, Callable[..., dict[str, float]]] = {
     metric.__name__: metric
-    for metric in (accuracy, mean_class_recall, f1_of_yes, matthews_correlation, correlations, multirc, squad)
+    for metric in (
+        accuracy,
+        mean_class_recall,
+        f1_of_yes,
+        mean_class_f1,
+        matthews_correlation,
+        correlations,
+        multirc,
+        squad,
+    )
 }
 POSTPROCESSORS: dict[str, Callable[..., Any]] = {
     function.__name__: function for function in (multirc_postprocessor, squad_postprocessor)
@@ -195,6 +215,13 @@ def _f1(answer: str, prediction: str) -> float:
     expected, given = answer.split(), prediction.split()
     shared = sum((collections.Counter(expected) & collections.Counter(given)).values())
     return 2 * shared / (len(expected) + len(given)) if shared else 0.0
+
+
+def _f1_of_class(name: str, targets: Sequence[str], predictions: Sequence[str]) -> float:
+    wanted, given = ([float(text.strip() == name) for text in texts] for texts in (targets, predictions))
+    both = [want * give for want, give in zip(wanted, given, strict=True)]
+    either = _mean(wanted) + _mean(given)
+    return 2 * _mean(both) / either if either else 0.0
 
 
 def _number(text: str) -> float:

@@ -3,6 +3,6 @@
 One file a data set. A file is read when its examples are asked for; the archives are pinned in `frozen_jax.wheels`.
 """
 
-from tasks import hotpotqa, imdb, mixtures, mrpc, squad, sst2
+from tasks import hotpotqa, imdb, mixtures, mrpc, squad, sst2, tfds_glue, tfds_super_glue
 
-__all__ = ["hotpotqa", "imdb", "mixtures", "mrpc", "squad", "sst2"]
+__all__ = ["hotpotqa", "imdb", "mixtures", "mrpc", "squad", "sst2", "tfds_glue", "tfds_super_glue"]

@@ -9,6 +9,7 @@ from frozen_jax.text_metrics import (
     correlations,
     f1_of_yes,
     matthews_correlation,
+    mean_class_f1,
     mean_class_recall,
     multirc,
     multirc_postprocessor,
@@ -84,6 +85,12 @@ def test_f1_of_yes():
     assert f1_of_yes(targets, ["yes", "no", "yes", "no"]) == {"f1_of_yes": 0.5}
     assert f1_of_yes(targets, [" yes", "yes", "yes", "yes"]) == {"f1_of_yes": pytest.approx(2 / 3)}
     assert f1_of_yes(targets, [""] * 4) == f1_of_yes(["no"], ["no"]) == {"f1_of_yes": 0.0}
+
+
+def test_mean_class_f1():
+    targets = ["yes", "yes", "no", "maybe"]
+    assert mean_class_f1(targets, ["yes", "no", "no", "maybe"]) == {"mean_class_f1": pytest.approx((2 / 3 * 2 + 1) / 3)}
+    assert mean_class_f1(targets, ["perhaps"] * 4) == {"mean_class_f1": 0.0}
 
 
 @pytest.mark.parametrize(
