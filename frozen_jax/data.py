@@ -13,6 +13,8 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import re
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -89,13 +91,25 @@ def load_task_module(name: str) -> None:
         name: of the module, such as `tasks`.
 
     Raises:
-        UserError: if it does not import; says why.
+        UserError: if it does not import; says why, and for a name that is registered twice, where.
     """
     try:
         importlib.import_module(name)
+    except UserError:
+        raise
     except Exception as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"task module {name!r} does not import: {cause}") from error
+        raise UserError(f"task module {name!r} does not import: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """In one line; of a name registered twice, with the file that did so."""
+    cause = " ".join(f"{type(error).__name__}: {error}".split())
+    twice = re.fullmatch("ValueError: Attempting to register duplicate provider: (.*)", cause)
+    if not twice:
+        return cause
+    frames = traceback.extract_tb(error.__traceback__)
+    *_, call = (frame for frame in frames if not frame.filename.startswith(seqio.__path__[0]))
+    return f"{call.filename}, line {call.lineno}, registers {twice[1]!r}, and that name is taken; give it another one"
 
 
 def find_tasks(name: str, split: str) -> dict[seqio.Task, float]:

@@ -3,6 +3,6 @@
 One file a data set. A file is read when its examples are asked for; the archives are pinned in `frozen_jax.wheels`.
 """
 
-from tasks import hotpotqa, imdb, mixtures, mrpc, squad, sst2, tfds_glue, tfds_super_glue
+from tasks import files, hotpotqa, imdb, mixtures, mrpc, squad, sst2, tfds_glue, tfds_super_glue
 
-__all__ = ["hotpotqa", "imdb", "mixtures", "mrpc", "squad", "sst2", "tfds_glue", "tfds_super_glue"]
+__all__ = ["files", "hotpotqa", "imdb", "mixtures", "mrpc", "squad", "sst2", "tfds_glue", "tfds_super_glue"]

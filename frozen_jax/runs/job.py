@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import gin
@@ -35,6 +36,7 @@ class TaskData:
         module: Python module that registers tasks when it is imported; a collaborator's may stand anywhere.
         use_cached: read the task's seqio cache.
         buckets: feature → lengths that batches are padded to; None is powers of two.
+        cache_dirs: folders, local or gs://, with seqio caches; each holds a folder a task.
         eval_examples: evaluate on so many examples of each task, chosen by the seed; None is the whole split.
     """
 
@@ -45,12 +47,12 @@ class TaskData:
     module: str = "tasks"
     use_cached: bool = False
     buckets: Mapping[str, Sequence[int]] | None = None
+    cache_dirs: list[str] | tuple[str, ...] = ()
     eval_examples: int | None = None
 
     def train_batches(self) -> Any:
         """Returns the training batches, see `data.train_batches`."""
-        data = import_data()
-        data.load_task_module(self.module)
+        data = self._data()
         return data.train_batches(
             self.mixture_or_task_name,
             self.task_feature_lengths,
@@ -64,8 +66,7 @@ class TaskData:
 
     def eval_tasks(self, split: str) -> Any:
         """Returns the examples of a split to evaluate on, see `data.eval_tasks`."""
-        data = import_data()
-        data.load_task_module(self.module)
+        data = self._data()
         return data.eval_tasks(
             self.mixture_or_task_name,
             self.task_feature_lengths,
@@ -74,6 +75,13 @@ class TaskData:
             use_cached=self.use_cached,
             seed=self.seed,
         )
+
+    def _data(self) -> ModuleType:
+        """`frozen_jax.data`, the task module and the caches known to it."""
+        data = import_data()
+        data.seqio.add_global_cache_dirs(self.cache_dirs)
+        data.load_task_module(self.module)
+        return data
 
 
 @gin.configurable

@@ -110,7 +110,10 @@ every_data_set = pytest.mark.parametrize("data_set", DATA_SETS)
 
 def splits_of(data_set):
     """TFDS's splits, each with its label for record i."""
-    labels = {"train": lambda i: i % len(CLASSIFICATIONS.get(data_set, [NO_YES])[-1]), "validation": lambda i: 1 - i % 2}
+    labels = {
+        "train": lambda i: i % len(CLASSIFICATIONS.get(data_set, [NO_YES])[-1]),
+        "validation": lambda i: 1 - i % 2,
+    }
     if data_set.startswith("glue/mnli:"):
         kinds = ("matched", "mismatched")
         labels = {"train": labels["train"]} | {f"validation_{kind}": labels["validation"] for kind in kinds}
