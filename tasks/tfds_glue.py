@@ -1,4 +1,4 @@
-"""GLUE (Wang et al. 2018) from TensorFlow Datasets: `tfds_glue_cola`, `_sst2`, `_mrpc`, `_qqp`, `_stsb`, `_mnli`, ...
+"""GLUE (Wang et al. 2018) from TensorFlow Datasets: `tfds_glue_cola`, `tfds_glue_sst2` and so on.
 
 A record of `glue/rte`, in our own words:
 

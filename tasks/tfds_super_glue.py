@@ -1,4 +1,4 @@
-"""SuperGLUE (Wang et al. 2019) from TensorFlow Datasets: `tfds_super_glue_boolq`, `_cb`, `_copa`, `_multirc`, ...
+"""SuperGLUE (Wang et al. 2019) from TensorFlow Datasets: `tfds_super_glue_boolq` and so on.
 
 A record of `super_glue/wsc.fixed`, in our own words:
 

@@ -36,7 +36,7 @@ class TaskData:
         module: Python module that registers tasks when it is imported; a collaborator's may stand anywhere.
         use_cached: read the task's seqio cache.
         buckets: feature → lengths that batches are padded to; None is powers of two.
-        cache_dirs: folders, local or gs://, with seqio caches; each holds a folder a task.
+        cache_dirs: where seqio_cache_tasks has left its folders, one a task; local or gs://.
         eval_examples: evaluate on so many examples of each task, chosen by the seed; None is the whole split.
     """
 

@@ -87,7 +87,7 @@ def test_a_file_too_small_to_be_divided(table):
 
 
 def test_answers_in_lists_of_any_length(tmp_path):
-    lines = '{"inputs": "one", "targets": "two", "all": ["two", "the four"]}\n{"inputs": "a", "targets": "b", "all": ["b"]}'
+    lines = '{"inputs": "one", "targets": "two", "all": ["two", "four"]}\n{"inputs": "a", "targets": "b", "all": ["b"]}'
     (tmp_path / "a.jsonl").write_text(lines)
     path = str(tmp_path / "a.jsonl")
     describe(
