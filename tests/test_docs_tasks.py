@@ -39,7 +39,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(seqio.TaskRegistry, "_REGISTRY", {})
     monkeypatch.setattr(seqio.MixtureRegistry, "_REGISTRY", {})
-    tokenizer = tiny_tokenizer.write(tmp_path)
+    tokenizer = tiny_tokenizer.write(tmp_path, [*tiny_tokenizer.WORDS, "negative", "positive"])
     yield lambda text: describe(tmp_path / "described.gin", text, tokenizer)
     gin.clear_config()
     sys.modules.pop("my_lab.mountains", None)

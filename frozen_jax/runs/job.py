@@ -13,14 +13,15 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
-from frozen_jax import checkpoints, freezing, gin_config, optimizers, partitioning
+from frozen_jax import checkpoints, freezing, gin_config, optimizers, partitioning, text_files
 from frozen_jax.errors import UserError
 from frozen_jax.lm.pretrained.load import load_lm
 from frozen_jax.methods.base import Method
 from frozen_jax.runs.environment import import_data
 
 gin.external_configurable(load_lm)
-__all__ = ["Job", "TaskData", "optimizers"]  # importing this file makes optax's names known to gin
+# Importing this file makes optax's names and TextFiles known to gin, which learns no more once a run has begun.
+__all__ = ["Job", "TaskData", "optimizers", "text_files"]
 
 
 @gin.configurable
