@@ -94,7 +94,8 @@ def load_task_module(name: str) -> None:
         UserError: if it does not import; says why, and for a name that is registered twice, where.
     """
     try:
-        importlib.import_module(name)
+        module = importlib.import_module(name)
+        getattr(module, "register_from_gin", lambda: None)()  # tasks that gin describes, see frozen_jax.text_files
     except UserError:
         raise
     except Exception as error:

@@ -10,7 +10,8 @@ becomes what the gin file says of it (gin/tasks/csv_file.gin):
     targets    "yes"
     choices    ["no", "yes"]
 
-gin is read before task modules are imported, so importing this one registers what gin holds by then.
+`data.load_task_module` calls `register_from_gin` of the module that it loads, if that has one: importing is too early,
+since gin files may import task modules while gin is still being read.
 """
 
 from __future__ import annotations
@@ -30,16 +31,18 @@ from tasks.splits import LARGE, SMALL, SPLITS, carve
 THOUSANDS = 2000  # examples from which a tenth is enough for a test split
 
 
-def register() -> list[seqio.Task]:
-    """Registers what gin describes.
+_ADDED: dict[str, TextFiles] = {}
 
-    Returns:
-        The tasks.
+
+def register_from_gin() -> None:
+    """Registers what gin describes; what it has registered before is left as it is.
 
     Raises:
-        UserError: if a task of that name is there already, and whatever `TextFiles` raises.
+        UserError: if another task has one of the names, and whatever `TextFiles` raises.
     """
-    return [add(described) for described in text_files()]
+    for described in text_files():
+        if described.name not in seqio.TaskRegistry.names() or _ADDED.get(described.name) != described:
+            _ADDED[add(described).name] = described
 
 
 def add(described: TextFiles) -> seqio.Task:
@@ -89,6 +92,3 @@ def _source(described: TextFiles) -> seqio.DataSource:
         return to_dataset(examples(split))
 
     return seqio.FunctionDataSource(dataset, splits=SPLITS if isinstance(files, str) else list(files))
-
-
-register()

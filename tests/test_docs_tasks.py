@@ -14,7 +14,6 @@ import seqio
 
 from frozen_jax import data, gin_config
 from frozen_jax.text_metrics import METRICS
-from tasks import files
 from tasks.splits import SPLITS
 from tests import tiny_tokenizer
 
@@ -96,7 +95,7 @@ def test_one_file(folder):
         "\n".join([header, *(line.replace(",", f" {i},", 1) for i in range(5) for line in lines)])
     )
     folder(ONE_FILE)
-    files.register()
+    data.load_task_module("tasks")
     found = [example for split in SPLITS for example in texts("reviews", split)]
     assert len(found) == 10
     choices = ["negative", "positive"]
@@ -108,10 +107,10 @@ def test_one_file(folder):
     assert ("Is this review positive or negative? The sea 3: Nothing happens in it.", "negative", choices) in found
 
 
-def test_several_files(folder):
-    folder(SEVERAL)
-    files.register()
-    assert set(seqio.TaskRegistry.names()) == {"short_reviews", "long_reviews"}
+def test_several_files_beside_an_imported_module(folder):
+    folder(IMPORTED + SEVERAL)
+    data.load_task_module("tasks")
+    assert set(seqio.TaskRegistry.names()) == {"short_reviews", "long_reviews", "mountains"}
     assert set(seqio.TaskRegistry.get("long_reviews").splits) == {"train", "validation"}
 
 
@@ -119,7 +118,7 @@ def test_the_example_in_the_tree(folder):
     Path("passages.jsonl").write_text('{"question": "one", "passage": "two three", "answer": "yes"}\n' * 2)
     Path("held_out.csv").write_text("question,passage,answer\none,two three,no\n")
     folder((ROOT / "gin" / "tasks" / "csv_file.gin").read_text())
-    files.register()
+    data.load_task_module("tasks")
     assert texts("passages", "train") == [("Question: one Passage: two three", "yes", ["no", "yes"])] * 2
     assert texts("passages", "validation") == [("Question: one Passage: two three", "no", ["no", "yes"])]
 
