@@ -22,7 +22,10 @@ def load_task_module(name: str) -> None:
         UserError: if it does not import, or registers a name that is taken; says why, and in which line.
     """
     try:
-        importlib.import_module(name)
+        module = importlib.import_module(name)
+        getattr(module, "register_from_gin", lambda: None)()  # tasks that gin describes, see frozen_jax.text_files
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         if taken := re.search(r"duplicate provider: (.*)", str(error)):

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from frozen_jax import data
 from frozen_jax.errors import UserError
+from frozen_jax.runs import job
 from frozen_jax.tokenizer import lm_tokenizer
 from tests import tiny_tokenizer
 from tests.tiny_tokenizer import NUMBERS
@@ -210,6 +211,18 @@ def test_use_cached_reads_the_cache(tmp_path, monkeypatch):
     tokens = data.train_batches("cached", LENGTHS, 1, use_cached=True).tasks[0].features
     assert (len(tokens["inputs"]), tokens["inputs"][0].tolist()) == (1, [7, 8, 1])
     assert len(data.train_batches("cached", LENGTHS, 1, use_cached=False).tasks[0]) == 10
+
+
+def test_a_run_finds_caches_in_the_folders_it_is_given(tmp_path, monkeypatch):
+    add("cached")
+    write_cache(tmp_path / "cached", [([7, 8], [9])])
+    monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [])
+    monkeypatch.setattr(job, "import_data", lambda: data)
+    elsewhere, here = str(tmp_path / "elsewhere"), str(tmp_path)
+    with pytest.raises(UserError, match=f"cached has no seqio cache in .*{elsewhere}"):
+        job.TaskData("cached", LENGTHS, 1, module="seqio", use_cached=True, cache_dirs=[elsewhere]).train_batches()
+    found = job.TaskData("cached", LENGTHS, 1, module="seqio", use_cached=True, cache_dirs=[elsewhere, here])
+    assert found.train_batches().tasks[0].features["inputs"][0].tolist() == [7, 8, 1]
 
 
 def write_cache(folder, rows):

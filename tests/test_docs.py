@@ -33,7 +33,7 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT 
 
 # Paths in backticks that are not of this tree: what a run writes or reads, and the files of other people's formats.
 ELSEWHERE = re.compile(
-    r"(runs|checkpoints|best|predictions|tensorboard|encoder|state)/.*|(~/|\.venv).*|checkpoint_N"
+    r"(my_lab|runs|checkpoints|best|predictions|tensorboard|encoder|state)/.*|(~/|\.venv).*|checkpoint_N"
     r"|report\.md|metrics\.jsonl|config\.(gin|json)|model\.safetensors|tokenizer\.json|(spiece|sentencepiece|tokenizer)\.model"
 )
 SUFFIXES = r"\w\.(py|gin|md|toml|txt|json|jsonl|model|safetensors)"
@@ -140,7 +140,7 @@ def test_path_exists(span):
 
 @pytest.mark.parametrize("span", spans(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+"))
 def test_macro_or_variable_is_known(span):
-    assert span.startswith("PIP_") or re.search(rf"\b{span}\b", source("gin", "frozen_jax", "Makefile"))
+    assert span.startswith("PIP_") or re.search(rf"\b{span}\b", source("gin", "frozen_jax", "tasks", "Makefile"))
 
 
 @pytest.mark.parametrize("span", spans(r"([A-Z][a-z]+){2,}|T5\w+|[a-z]+(_[a-z]+)+|\w+(\.\w+)*\.[a-z]\w*"))
@@ -247,7 +247,7 @@ def test_json_line_is_what_infer_reads(line):
 def test_python_imports_resolve_and_calls_fit(block):
     module, known = ast.parse(block), {}
     for node in module.body:
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("frozen_jax"):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(("frozen_jax", "tasks")):
             known |= {alias.name: getattr(importlib.import_module(node.module), alias.name) for alias in node.names}
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):  # lm = load_lm(...): lm is a T5
             made = known.get(ast.unparse(node.value.func))

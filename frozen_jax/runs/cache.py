@@ -9,7 +9,7 @@ from etils import epath
 
 from frozen_jax import token_cache
 from frozen_jax.errors import UserError
-from frozen_jax.runs.job import TaskData
+from frozen_jax.runs.task_data import TaskData
 
 
 @gin.configurable

@@ -20,7 +20,7 @@ from frozen_jax.inspection import WIDTH, shortened
 from frozen_jax.ordering import permutation
 from frozen_jax.runs import report
 from frozen_jax.runs.environment import import_data
-from frozen_jax.runs.job import TaskData
+from frozen_jax.runs.task_data import TaskData
 from frozen_jax.tokenizer import lm_tokenizer
 
 

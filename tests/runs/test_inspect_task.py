@@ -8,7 +8,7 @@ import tensorflow as tf
 from frozen_jax.data import LMVocabulary
 from frozen_jax.errors import UserError
 from frozen_jax.runs.inspect_task import inspect_task
-from frozen_jax.runs.job import TaskData
+from frozen_jax.runs.task_data import TaskData
 from tests import fake_model, tiny_tokenizer
 from tests.tiny_tokenizer import NUMBERS
 
