@@ -3,6 +3,19 @@
 One file a data set. A file is read when its examples are asked for; the archives are pinned in `frozen_jax.wheels`.
 """
 
-from tasks import hotpotqa, imdb, mixtures, mrpc, squad, sst2
+from tasks import cb, copa, hotpotqa, imdb, mixtures, mrpc, rte, sciq, squad, squad_answerable, sst2, wikipedia
 
-__all__ = ["hotpotqa", "imdb", "mixtures", "mrpc", "squad", "sst2"]
+__all__ = [
+    "cb",
+    "copa",
+    "hotpotqa",
+    "imdb",
+    "mixtures",
+    "mrpc",
+    "rte",
+    "sciq",
+    "squad",
+    "squad_answerable",
+    "sst2",
+    "wikipedia",
+]

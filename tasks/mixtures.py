@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import functools
+
 import seqio
 
-from tasks import hotpotqa, imdb, mrpc, sst2
+from tasks import cb, copa, hotpotqa, imdb, mrpc, rte, sciq, squad_answerable, sst2
 
 # An example is drawn from each task equally often, however small the task: 204 pairs of MRPC beside 40,000 reviews.
 seqio.MixtureRegistry.add(
     "four_classifications",
     [imdb.TASK, hotpotqa.TASK, mrpc.TASK, sst2.TASK],
     default_rate=1.0,
+)
+
+# Questions about a text or two which end in "yes or no?". A task named here is in all_choices as well.
+YES_OR_NO = [
+    mrpc.TASK,
+    rte.TASK,
+    squad_answerable.TASK,
+]
+seqio.MixtureRegistry.add("yes_no_questions", YES_OR_NO, default_rate=1.0)
+
+# Every task with answers to choose from. A task is drawn in proportion to its training examples, of which no more than
+# `MOST` count: T5's examples-proportional mixing with a limit (Raffel et al. 2020, section 3.5.2). The limit is our
+# choice; theirs are for sets a hundred times as large.
+MOST = 4096
+ALL_CHOICES = [
+    *YES_OR_NO,
+    cb.TASK,
+    copa.TASK,
+    hotpotqa.TASK,
+    imdb.TASK,
+    sciq.TASK,
+    sst2.TASK,
+]
+seqio.MixtureRegistry.add(
+    "all_choices",
+    ALL_CHOICES,
+    default_rate=functools.partial(seqio.mixing_rate_num_examples, maximum=MOST),
 )

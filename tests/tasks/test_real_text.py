@@ -7,24 +7,47 @@ import sys
 
 import numpy as np
 import pytest
-import seqio
 
 import tasks
 from frozen_jax import answering, data
 from frozen_jax.batching import Batches
 from frozen_jax.evaluation import judge
 from frozen_jax.tokenizer import lm_tokenizer
-from tasks import hotpotqa, imdb, mrpc, squad, sst2
+from tasks import arrow, cb, copa, hotpotqa, imdb, mixtures, mrpc, rte, sciq, squad, squad_answerable, sst2
 from tasks.splits import SPLITS, normalize
 
 LENGTHS = {"inputs": 128, "targets": 16}
-MODULES = {module.TASK.name: module for module in (hotpotqa, imdb, mrpc, squad, sst2)}
+MODULES = {
+    module.TASK.name: module
+    for module in (
+        cb,
+        copa,
+        hotpotqa,
+        imdb,
+        mrpc,
+        rte,
+        sciq,
+        squad,
+        squad_answerable,
+        sst2,
+    )
+}
 MAJORITY = {  # of the most frequent answer in the test split
+    "cb_from_validation": 0.471,
+    "copa_from_validation": 0.033,
     "hotpotqa_type_from_validation": 0.797,
     "imdb_sentiment": 0.506,
     "mrpc_from_validation": 0.705,
+    "rte_from_validation": 0.614,
+    "sciq_from_validation": 0.010,
+    "squad_answerable_from_validation": 0.504,
     "sst2_from_validation": 0.515,
 }
+CHOICES = {  # how many in the test split, where not two
+    "cb_from_validation": 3,
+    "sciq_from_validation": 4,
+}
+FOUR = [module.TASK.name for module in (hotpotqa, imdb, mrpc, sst2)]
 every_task = pytest.mark.parametrize("name", sorted(MODULES))
 pytestmark = pytest.mark.wheels
 
@@ -52,9 +75,14 @@ def test_sizes_are_as_written_down(name):
 def test_every_record_is_in_one_split():
     sizes = {name: sum(map(len, module.examples().values())) for name, module in MODULES.items()}
     assert sizes == {
+        "cb_from_validation": 56,
+        "copa_from_validation": 100,
         "hotpotqa_type_from_validation": 7405,
         "imdb_sentiment": 50000,
         "mrpc_from_validation": 408,
+        "rte_from_validation": 277,
+        "sciq_from_validation": 1000,
+        "squad_answerable_from_validation": 11873,
         "squad_reading_from_validation": 5928,
         "sst2_from_validation": 872,
     }
@@ -72,6 +100,23 @@ def test_no_sentence_of_mrpc_stands_in_two_splits():
         for members in mrpc.examples().values()
     ]
     assert len(set.union(*found)) == sum(map(len, found))
+
+
+@pytest.mark.parametrize(
+    ("module", "folder"),
+    [
+        (cb, "super_glue/cb/validation"),
+        (copa, "super_glue/copa/validation"),
+        (rte, "glue/rte/validation"),
+        (sciq, "sciq/none/validation"),
+    ],
+)
+def test_nothing_that_must_not_leak_stands_in_two_splits(module, folder):
+    split_of = {example["inputs"]: split for split, members in module.examples().items() for example in members}
+    texts = {split: set() for split in SPLITS}
+    for record in arrow.read(folder):
+        texts[split_of[module.example(record)["inputs"]]] |= set(map(normalize, module.must_not_leak(record)))
+    assert len(set.union(*texts.values())) == sum(map(len, texts.values()))
 
 
 def test_no_article_paragraph_or_question_of_squad_stands_in_two_splits():
@@ -121,21 +166,35 @@ def test_choices_hold_the_target_and_end(name):
     for example in eval_task(name).examples:
         assert example.choices[example.targets_text].tolist() == example.targets.tolist()
         assert {tokens[-1] for tokens in example.choices.values()} == {lm_tokenizer().eos_id}
-        assert len(example.choices) == 2
+        assert len(example.choices) == CHOICES.get(name, 2)
 
 
 def test_mixture_draws_equally_from_its_four_tasks():
-    (mixture,) = seqio.MixtureRegistry.names()
-    assert mixture == "four_classifications"
-    rates = data.find_tasks(mixture, "train")
-    assert {task.name: rate for task, rate in rates.items()} == dict.fromkeys(MAJORITY, 1.0)
+    rates = data.find_tasks("four_classifications", "train")
+    assert {task.name: rate for task, rate in rates.items()} == dict.fromkeys(FOUR, 1.0)
+
+
+def test_mixture_of_yes_or_no_questions():
+    rates = data.find_tasks("yes_no_questions", "train")
+    for task, rate in rates.items():
+        assert rate == 1.0
+        for example in MODULES[task.name].examples()["test"]:
+            assert sorted(example["choices"]) == ["no", "yes"]
+            assert "yes or no?" in example["inputs"]
+
+
+def test_mixture_of_all_tasks_with_choices():
+    rates = {task.name: rate for task, rate in data.find_tasks("all_choices", "train").items()}
+    sizes = {name: MODULES[name].TASK.num_input_examples("train") for name in MAJORITY}
+    assert rates == {name: min(size, mixtures.MOST) for name, size in sizes.items()}
+    assert (min(rates.values()), max(rates.values())) == (28, mixtures.MOST)
 
 
 def test_batches_of_the_mixture():
     batches: Batches = data.train_batches("four_classifications", LENGTHS, 16, split="validation")
     drawn = [batches.tasks[task].name for number in range(40) for task, _ in batches.rows(number)]
     assert {name: round(drawn.count(name) / len(drawn), 1) for name in set(drawn)} == pytest.approx(
-        dict.fromkeys(MAJORITY, 0.25), abs=0.06
+        dict.fromkeys(FOUR, 0.25), abs=0.06
     )
     widths = {batches.batch(number).inputs.shape[1] for number in range(40)}
     assert widths <= {64, 128}
