@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import seqio
 
 from tasks import cb, copa, hotpotqa, imdb, mrpc, rte, sciq, squad_answerable, sst2
@@ -36,8 +34,18 @@ ALL_CHOICES = [
     sciq.TASK,
     sst2.TASK,
 ]
-seqio.MixtureRegistry.add(
-    "all_choices",
-    ALL_CHOICES,
-    default_rate=functools.partial(seqio.mixing_rate_num_examples, maximum=MOST),
-)
+
+
+def limited_size(task: seqio.Task) -> float:
+    """The mixing rate of a task, as `seqio.mixing_rate_num_examples`, which warns of every task that has no cache.
+
+    Args:
+        task: whose source knows its sizes.
+
+    Returns:
+        The number of its training examples, at most `MOST`.
+    """
+    return min(task.num_input_examples("train") or 0, MOST)
+
+
+seqio.MixtureRegistry.add("all_choices", ALL_CHOICES, default_rate=limited_size)
