@@ -39,7 +39,7 @@ class TaskResult:
         intervals: their 95% intervals over the examples, where one could be had.
         nats_per_example: mean log-likelihood of a target.
         nats_per_token: the same for one target token.
-        majority_rate: the share of the most frequent target, where there are choices: what one constant answer earns.
+        majority_rate: the share of the most frequent target, where all choose among the same: what one answer earns.
         failures: a line for each metric that failed, naming it and the task.
     """
 
@@ -214,7 +214,7 @@ def _intervals(
 
 
 def _majority_rate(task: EvalTask) -> float | None:
-    if not all(example.choices for example in task.examples):
+    if len({frozenset(example.choices) for example in task.examples}) != 1 or not task.examples[0].choices:
         return None
     return max(collections.Counter(example.targets_text for example in task.examples).values()) / len(task.examples)
 

@@ -1,4 +1,7 @@
-"""The table that a run ends with: each data set before and after, side by side, with intervals."""
+"""The table that a run ends with: each data set before and after, side by side, with intervals.
+
+A task without metrics, such as plain language modelling, shows its log-likelihood instead.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ Results = Mapping[str, TaskResult]
 
 
 def flat(results: Results) -> dict[str, float]:
-    """Returns all metrics under `task/metric`, and `mean`: of every task's first metric.
+    """Returns all metrics under `task/metric`, and their `mean`.
 
     Metrics that failed are left out; where one of them is a task's first, `mean` is nan, which is never the best.
     """
@@ -24,8 +27,11 @@ def flat(results: Results) -> dict[str, float]:
 
 
 def mean(results: Results) -> float:
-    """Returns the mean over tasks of the first metric of each."""
-    return statistics.fmean(_first(result)[1] for result in results.values())
+    """Returns the mean over tasks of the first metric of each; the more, the better.
+
+    Tasks without metrics stay out of it, unless no task has any: then it is the mean of nats per token.
+    """
+    return statistics.fmean(_first(result)[1] for result in _averaged(results))
 
 
 def failures(*columns: Results) -> list[str]:
@@ -61,7 +67,7 @@ def table(columns: Mapping[str, Results]) -> str:
         [name, _first(result)[0], *(_cell(results[name]) for results in columns.values()), *_facts(result)]
         for name, result in first.items()
     ]
-    if len(first) > 1:
+    if len(_averaged(first)) > 1:
         rows.append(["mean", "", *(f"{mean(results):.3f}" for results in columns.values()), "", ""])
     return markdown(titles, rows)
 
@@ -75,8 +81,13 @@ def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
+def _averaged(results: Results) -> list[TaskResult]:
+    """The results whose figures may stand in one mean: an accuracy and a log-likelihood may not."""
+    return [result for result in results.values() if result.metrics] or list(results.values())
+
+
 def _first(result: TaskResult) -> tuple[str, float]:
-    return next(iter(result.metrics.items()))
+    return next(iter(result.metrics.items()), ("nats_per_token", result.nats_per_token))
 
 
 def _cell(result: TaskResult) -> str:

@@ -1,6 +1,6 @@
 """The example that each task makes of a record, as its file promises."""
 
-from tasks import hotpotqa, imdb, mrpc, squad, sst2
+from tasks import cb, copa, hotpotqa, imdb, mrpc, rte, sciq, squad, squad_answerable, sst2
 from tasks.common import to_dataset
 
 
@@ -48,6 +48,69 @@ def test_squad():
         "answers": ["Thames", "the Thames"],
     }
     assert squad.must_not_leak(record) == ["article: Oxford", "paragraph: The Thames.", "question:  Which river? "]
+
+
+def test_squad_answerable():
+    record = {"question": " Which river? ", "context": "The Thames.", "is_impossible": True, "answers": []}
+    assert squad_answerable.example(record) == {
+        "inputs": "Does the passage answer the question, yes or no? Question: Which river? Passage: The Thames.",
+        "targets": "no",
+        "choices": ["no", "yes"],
+    }
+    assert squad_answerable.example(record | {"is_impossible": False})["targets"] == "yes"
+
+
+def test_rte():
+    record = {"sentence1": "It took six years. ", "sentence2": "It took long.", "label": 0}
+    assert rte.example(record) == {
+        "inputs": "Does the text say that the statement is true, yes or no? "
+        "Statement: It took long. Text: It took six years.",
+        "targets": "yes",
+        "choices": ["yes", "no"],
+    }
+    assert rte.example(record | {"label": 1})["targets"] == "no"
+    assert rte.must_not_leak(record) == ["It took six years. ", "It took long."]
+
+
+def test_cb():
+    record = {"premise": "I don't think they sold it.", "hypothesis": "they sold it", "label": 1}
+    assert cb.example(record) == {
+        "inputs": "Does the text say that the statement is true: yes, no or maybe? "
+        "Statement: they sold it Text: I don't think they sold it.",
+        "targets": "no",
+        "choices": ["yes", "no", "maybe"],
+    }
+    assert [cb.example(record | {"label": label})["targets"] for label in (0, 2)] == ["yes", "maybe"]
+    assert cb.must_not_leak(record) == ["I don't think they sold it.", "they sold it"]
+
+
+def test_copa():
+    record = {"premise": "He let go.", "choice1": "It burst. ", "choice2": "It rose.", "question": "effect", "label": 1}
+    assert copa.example(record) == {
+        "inputs": "Which is more likely the effect of this event? Event: He let go. "
+        "Choice 1: It burst. Choice 2: It rose.",
+        "targets": "It rose.",
+        "choices": ["It burst.", "It rose."],
+    }
+    cause = copa.example(record | {"question": "cause", "label": 0})
+    assert cause["targets"] == "It burst."
+    assert cause["inputs"].startswith("Which is more likely the cause of this event? Event:")
+    assert copa.must_not_leak(record) == ["He let go.", "It burst. ", "It rose."]
+
+
+def test_sciq():
+    wrong = {"distractor1": "oxygen ", "distractor2": "Argon", "distractor3": "oxygen"}
+    record = {"question": "Which gas?", "correct_answer": "carbon dioxide", "support": " Plants take it.", **wrong}
+    assert sciq.example(record) == {
+        "inputs": "Choose the answer to the question. Question: Which gas? "
+        "Choices: Argon; carbon dioxide; oxygen. Passage: Plants take it.",
+        "targets": "carbon dioxide",
+        "choices": ["Argon", "carbon dioxide", "oxygen"],
+    }
+    assert sciq.must_not_leak(record) == ["question: Which gas?", "passage: Plants take it."]
+    alone = record | {"support": " "}
+    assert sciq.example(alone)["inputs"].endswith("Choices: Argon; carbon dioxide; oxygen.")
+    assert sciq.must_not_leak(alone) == ["question: Which gas?"]
 
 
 def test_lists_of_any_length_become_a_dataset():

@@ -20,52 +20,57 @@ from frozen_jax.evaluation import judge
 from frozen_jax.tokenizer import lm_tokenizer
 from tasks import (
     arc,
+    arrow,
     boolq,
+    cb,
     commonsenseqa,
+    copa,
     hellaswag,
     hotpotqa,
     imdb,
+    mixtures,
     mrpc,
     openbookqa,
     piqa,
+    rte,
+    sciq,
     socialiqa,
     squad,
+    squad_answerable,
     sst2,
     winogrande,
 )
 from tasks.splits import SPLITS, normalize
 
-LENGTHS = {"inputs": 128, "targets": 16}
-CHOICE_TASKS = (boolq, commonsenseqa, hellaswag, openbookqa, piqa, socialiqa, winogrande)
-MODULES = {module.TASK.name: module for module in (hotpotqa, imdb, mrpc, squad, sst2, *CHOICE_TASKS)} | {
+CHOICE_TASKS = (boolq, commonsenseqa, copa, hellaswag, openbookqa, piqa, sciq, socialiqa, winogrande)
+OTHERS = (cb, hotpotqa, imdb, mrpc, rte, squad, squad_answerable, sst2)
+MODULES = {module.TASK.name: module for module in (*CHOICE_TASKS, *OTHERS)} | {
     task.name: SimpleNamespace(TASK=task, examples=functools.partial(arc.examples, task.name))
     for task in (arc.EASY, arc.CHALLENGE)
 }
 NUMBERS_OF_CHOICES = {  # where there are not two
     "arc_challenge": {3, 4, 5},
     "arc_easy": {3, 4, 5},
+    "cb_from_validation": {3},
     "commonsenseqa": {4, 5},
     "hellaswag": {4},
     "openbookqa": {4},
+    "sciq_from_validation": {4},
     "socialiqa": {2, 3},
 }
+WITH_CHOICES = sorted({*MODULES} - {"squad_reading_from_validation"})
 MOST = {"hellaswag": 1000}  # examples of the test split to look at
-FOUR = ["hotpotqa_type_from_validation", "imdb_sentiment", "mrpc_from_validation", "sst2_from_validation"]
-MAJORITY = {  # of the most frequent answer in the test split
-    "arc_challenge": 0.003,
-    "arc_easy": 0.007,
+MAJORITY = {  # of the most frequent answer in the test split, where all examples have the same choices
     "boolq": 0.622,
-    "commonsenseqa": 0.007,
-    "hellaswag": 0.001,
+    "cb_from_validation": 0.471,
     "hotpotqa_type_from_validation": 0.797,
     "imdb_sentiment": 0.506,
     "mrpc_from_validation": 0.705,
-    "openbookqa": 0.006,
-    "piqa": 0.001,
-    "socialiqa": 0.005,
+    "rte_from_validation": 0.614,
+    "squad_answerable_from_validation": 0.504,
     "sst2_from_validation": 0.515,
-    "winogrande": 0.017,
 }
+FOUR = [module.TASK.name for module in (hotpotqa, imdb, mrpc, sst2)]
 every_task = pytest.mark.parametrize("name", sorted(MODULES))
 pytestmark = pytest.mark.wheels
 
@@ -104,14 +109,19 @@ def test_every_record_is_in_one_split():
         "arc_challenge": 1119 + 299 + 1172 - 9,
         "arc_easy": 2251 + 570 + 2376 - 11,
         "boolq": 9427 + 3270 - 1454,
+        "cb_from_validation": 56,
         "commonsenseqa": 9741 + 1221,
+        "copa_from_validation": 100,
         "hellaswag": 39905 + 10042 - 145,
         "hotpotqa_type_from_validation": 7405,
         "imdb_sentiment": 50000,
         "mrpc_from_validation": 408,
         "openbookqa": 4957 + 500 + 500 - 46,
         "piqa": 16113 + 1838 - 592,
+        "rte_from_validation": 277,
+        "sciq_from_validation": 1000,
         "socialiqa": 33410 + 1954,
+        "squad_answerable_from_validation": 11873,
         "squad_reading_from_validation": 5928,
         "sst2_from_validation": 872,
         "winogrande": 40398 + 1267,
@@ -130,6 +140,23 @@ def test_no_sentence_of_mrpc_stands_in_two_splits():
         for members in mrpc.examples().values()
     ]
     assert len(set.union(*found)) == sum(map(len, found))
+
+
+@pytest.mark.parametrize(
+    ("module", "folder"),
+    [
+        (cb, "super_glue/cb/validation"),
+        (copa, "super_glue/copa/validation"),
+        (rte, "glue/rte/validation"),
+        (sciq, "sciq/none/validation"),
+    ],
+)
+def test_nothing_that_must_not_leak_stands_in_two_splits(module, folder):
+    split_of = {example["inputs"]: split for split, members in module.examples().items() for example in members}
+    texts = {split: set() for split in SPLITS}
+    for record in arrow.read(folder):
+        texts[split_of[module.example(record)["inputs"]]] |= set(map(normalize, module.must_not_leak(record)))
+    assert len(set.union(*texts.values())) == sum(map(len, texts.values()))
 
 
 def test_no_article_paragraph_or_question_of_squad_stands_in_two_splits():
@@ -176,7 +203,7 @@ def test_metrics_at_both_ends(name):
     assert perfect.majority_rate == (pytest.approx(MAJORITY[name], abs=5e-4) if name in MAJORITY else None)
 
 
-@pytest.mark.parametrize("name", sorted(MAJORITY))
+@pytest.mark.parametrize("name", WITH_CHOICES)
 def test_choices_hold_the_target_and_end(name):
     for example in eval_task(name).examples:
         assert example.choices[example.targets_text].tolist() == example.targets.tolist()
@@ -185,10 +212,24 @@ def test_choices_hold_the_target_and_end(name):
 
 
 def test_mixture_draws_equally_from_its_four_tasks():
-    (mixture,) = seqio.MixtureRegistry.names()
-    assert mixture == "four_classifications"
-    rates = data.find_tasks(mixture, "train")
+    rates = data.find_tasks("four_classifications", "train")
     assert {task.name: rate for task, rate in rates.items()} == dict.fromkeys(FOUR, 1.0)
+
+
+def test_mixture_of_yes_or_no_questions():
+    rates = data.find_tasks("yes_no_questions", "train")
+    for task, rate in rates.items():
+        assert rate == 1.0
+        for example in MODULES[task.name].examples()["test"]:
+            assert sorted(example["choices"]) == ["no", "yes"]
+            assert "yes or no?" in example["inputs"]
+
+
+def test_mixture_of_all_tasks_with_choices():
+    rates = data.find_tasks("all_choices", "train")
+    assert {task.name for task in rates} == set(WITH_CHOICES)
+    assert rates == {task: seqio.mixing_rate_num_examples(task, maximum=mixtures.MOST) for task in rates}
+    assert (min(rates.values()), max(rates.values())) == (28, mixtures.MOST)
 
 
 def test_batches_of_the_mixture():
