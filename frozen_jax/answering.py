@@ -142,12 +142,12 @@ class Rows:
         Returns:
             For each of the inputs the nats of its texts.
         """
-        most, width = max(map(len, targets)), max(len(tokens) for texts in targets for tokens in texts)
-        nothing = np.zeros(0, np.int32)
+        most, nothing = max(map(len, targets)), np.zeros(0, np.int32)
+        buckets = default_buckets(max(len(tokens) for texts in targets for tokens in texts))
 
         def scores(rows: Sequence[int], tokens: Array, lengths: Array) -> Array:
             texts = [text for row in rows for text in [*targets[row], *[nothing] * (most - len(targets[row]))]]
-            answers, answers_lengths = self._padded(texts, width)
+            answers, answers_lengths = self._padded(texts, bucket_of(max(map(len, texts)), buckets))
             found = self._model.score(tokens, answers, inputs_lengths=lengths, targets_lengths=answers_lengths)
             return np.asarray(found, np.float64).reshape(len(rows), most)
 

@@ -100,24 +100,25 @@ class TaskTokens:
         return FEATURES[0] + SEGMENTS in self.features
 
 
-def default_buckets(length: int) -> tuple[int, ...]:
-    """16, 24, 32, 48, 64, 96, ... and the feature's own length: each is one program to compile.
+def default_buckets(length: int, *, between: bool = False) -> tuple[int, ...]:
+    """Powers of two from 16 up, and the feature's own length; each is one program to compile.
 
     Args:
         length: the most tokens that the feature has.
+        between: also 24, 48, 96, ...: worth their programs where thousands of batches are grouped by length.
 
     Returns:
         The lengths to which batches are padded.
     """
     powers = [SMALLEST_BUCKET << i for i in range(length.bit_length())]
-    steps = [step for power in powers for step in (power, power * 3 // 2)]
+    steps = [step for power in powers for step in ((power, power * 3 // 2) if between else (power,))]
     return (*(step for step in steps if step < length), length)
 
 
 def all_buckets(
     lengths: Mapping[str, int], given: Mapping[str, Sequence[int]] | None = None
 ) -> dict[str, Sequence[int]]:
-    """The buckets of every feature.
+    """The buckets of every feature, for training.
 
     Args:
         lengths: TASK_FEATURE_LENGTHS.
@@ -126,7 +127,7 @@ def all_buckets(
     Returns:
         The given ones, and the default ones of the other features.
     """
-    return {feature: default_buckets(lengths[feature]) for feature in FEATURES} | dict(given or {})
+    return {feature: default_buckets(lengths[feature], between=True) for feature in FEATURES} | dict(given or {})
 
 
 def bucket_of(length: int, buckets: Sequence[int]) -> int:

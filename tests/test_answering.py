@@ -40,6 +40,13 @@ def test_few_shapes_and_full_batches():
     assert len(model.scored) == 40 // 8
 
 
+def test_targets_are_as_wide_as_their_batch_asks():
+    model = FakeModel()
+    long = [example(i, "5", " ".join(["6"] * (40 if i == 0 else 3))) for i in range(4)]
+    answers(task(long, predict_metrics=[]), model, batch_size=2)
+    assert [targets for _, targets in model.scored] == [(2, 41), (2, 16)]  # the end included
+
+
 def test_rows_that_fill_up_do_not_count():
     model = FakeModel()
     found = answers(choosing(1), model, batch_size=16)

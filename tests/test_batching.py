@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frozen_jax.batching import Batches, Prefetched, Ragged, TaskTokens, bucket_of, default_buckets, pad
+from frozen_jax.batching import Batches, Prefetched, Ragged, TaskTokens, all_buckets, bucket_of, default_buckets, pad
 from frozen_jax.errors import UserError
 
 BUCKETS = {"inputs": (4, 8, 16), "targets": (3,)}
@@ -85,10 +85,17 @@ def test_batch_takes_the_smallest_bucket_that_holds_its_longest_row():
 
 @pytest.mark.parametrize(
     ("length", "buckets"),
-    [(4, (4,)), (16, (16,)), (17, (16, 17)), (128, (16, 24, 32, 48, 64, 96, 128)), (50, (16, 24, 32, 48, 50))],
+    [(4, (4,)), (16, (16,)), (17, (16, 17)), (128, (16, 32, 64, 128)), (100, (16, 32, 64, 100))],
 )
 def test_default_buckets(length, buckets):
     assert default_buckets(length) == buckets
+
+
+def test_buckets_of_training_have_others_between():
+    assert all_buckets({"inputs": 100, "targets": 16}, {"targets": (8, 16)}) == {
+        "inputs": (16, 24, 32, 48, 64, 96, 100),
+        "targets": (8, 16),
+    }
 
 
 def test_buckets_may_come_in_any_order():
