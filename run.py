@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from frozen_jax import gin_config, runs
+from frozen_jax import cloud_storage, gin_config, runs
 from frozen_jax.errors import UserError
 from frozen_jax.runs import environment
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         if flags.profile_steps:
             bindings.append(f"train.profile_steps={flags.profile_steps}")
         gin_config.parse(flags.gin_file, bindings, flags.gin_search_paths.split(","))
-        with gin_config.required_bindings_named():
+        with gin_config.required_bindings_named(), cloud_storage.refusals_explained():
             runs.MODES["dry_run" if flags.dry_run else flags.run_mode]()
     except (UserError, OSError, FloatingPointError) as error:  # the last two: forbidden folders, scores of nan
         print(f"error: {gin_config.one_line(error)}", file=sys.stderr)

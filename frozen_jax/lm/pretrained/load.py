@@ -25,7 +25,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float, Shaped
 
-from frozen_jax import hub
+from frozen_jax import cloud_storage, hub
 from frozen_jax.errors import UserError
 from frozen_jax.lm.layers import ACTIVATIONS
 from frozen_jax.lm.pretrained import huggingface, t5x, titler
@@ -112,7 +112,7 @@ def canonical_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
 def _opener(source: str, revision: str | None) -> Callable[..., Checkpoint]:
     if source in NAMED_SOURCES:
         return NAMED_SOURCES[source]
-    folder = epath.Path(source)
+    folder = cloud_storage.open_path(source)
     if source and folder.is_dir():
         return _folder_opener(source, folder)
     if hub.is_hub_id(source):
