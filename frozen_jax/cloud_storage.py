@@ -57,6 +57,22 @@ def is_cloud(path: epath.PathLike) -> bool:
     return os.fspath(path).startswith("gs://")
 
 
+def write_whole(path: epath.Path, text: str) -> None:
+    """Writes a file that is there whole or, after a kill, as it was before; its folder is made.
+
+    Args:
+        path: of the file. On `gs://` an object appears at once; a renaming would add a dozen requests.
+        text: what it holds from now on.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if is_cloud(path):
+        path.write_text(text)
+        return
+    unfinished = path.parent / f".{path.name}.unfinished"
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
 @contextlib.contextmanager
 def written_locally(folder: epath.Path) -> Iterator[epath.Path]:
     """Around libraries that write no `gs://`: gives them a folder, whose files are copied at the end.
@@ -106,11 +122,12 @@ def _way_to_log_in() -> str:
     if "STORAGE_EMULATOR_HOST" in os.environ:
         return "anon"
     import google.auth
+    from google.auth.exceptions import DefaultCredentialsError
     from google.auth.transport.requests import Request
 
     try:
         credentials, _ = google.auth.default(scopes=[_SCOPE])
-    except google.auth.exceptions.DefaultCredentialsError:
+    except DefaultCredentialsError:
         if "GOOGLE_APPLICATION_CREDENTIALS" in os.environ:
             raise
         os.environ["NO_GCE_CHECK"] = "true"  # this is no machine of Google's; others need not ask again

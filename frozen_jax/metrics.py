@@ -117,12 +117,9 @@ class MetricWriter:
         self._flushed = time.perf_counter()
         if not self._primary:
             return
-        unfinished = self.directory / f".{self._file.name}.unfinished"
         try:
             with cloud_storage.refusals_explained(self.directory):
-                self.directory.mkdir(parents=True, exist_ok=True)
-                unfinished.write_text("".join(f"{line}\n" for line in self._lines))  # whole: buckets cannot append
-                unfinished.replace(self._file)  # and a kill while writing must not lose the lines before
+                cloud_storage.write_whole(self._file, "".join(f"{line}\n" for line in self._lines))
                 self._board.flush()
         except OSError as error:
             raise UserError(f"cannot write metrics to {self.directory}: {error.strerror or error}") from error

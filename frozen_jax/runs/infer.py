@@ -131,10 +131,8 @@ def _resume(output: epath.Path, lines: list[dict]) -> list[dict]:
 
 def _write(output: epath.Path, done: list[dict]) -> None:
     """Writes all answers so far: whole or not at all, so that a kill leaves no half line."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.parent / f".{output.name}.unfinished"
-    unfinished.write_text("".join(json.dumps(line) + "\n" for line in done))
-    unfinished.replace(output)
+    with cloud_storage.refusals_explained(output):
+        cloud_storage.write_whole(output, "".join(json.dumps(line) + "\n" for line in done))
 
 
 def _ask(lm: LanguageModel, model: LanguageModel, answer: _Answerer) -> None:

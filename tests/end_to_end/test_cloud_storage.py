@@ -17,14 +17,13 @@ from tests.end_to_end.test_kill_and_resume import assert_same, figures
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures" / "t5x"
 IN_THE_CLOUD = ["--gin.INITIAL_CHECKPOINT_PATH=gs://bucket/lm", "--gin.TOKENIZER=gs://bucket/tokenizer.json"]
-STEPS = re.compile(r"(checkpoints|best)/\d+/")
 
-# As what is about to be written the process dies, and from which step the next goes on.
+# As what is about to be written the process dies, and from which steps the next may go on.
 DEATHS = [
-    (r"run/checkpoints/2/state/.*/d/", 0),  # arrays
-    (r"run/checkpoints/4/commit_success", 2),  # all else of the step is there
-    (r"run/metrics\.jsonl$", 2),  # a renaming
-    (r"run/best/6/", 4),
+    (r"run/checkpoints/2/state/.*/d/", {0}),  # arrays
+    (r"run/checkpoints/4/commit_success", {2}),  # all else of the step is there
+    (r"run/metrics\.jsonl$", {2}),
+    (r"run/best/9/commit_success", {6, 8}),
 ]
 
 
@@ -40,7 +39,9 @@ def started(cloud, *command):
     """A process on one device, to which `gs://` is the emulator."""
     environment = {**os.environ, **cloud.environment, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *map(str, command)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finished(cloud, *command, dies_before=None):
@@ -121,7 +122,9 @@ def test_infer_reads_and_writes_the_bucket_and_goes_on_where_it_stopped(cloud, t
     assert "7 answers in gs://bucket/out/answered.jsonl" in printed
     whole = cloud.get("out/answered.jsonl")
     answered = [json.loads(line) for line in whole.splitlines()]
-    assert [{**line, "prediction": found["prediction"]} for line, found in zip(asked, answered, strict=True)] == answered
+    assert [
+        {**line, "prediction": found["prediction"]} for line, found in zip(asked, answered, strict=True)
+    ] == answered
     cloud.put("out/answered.jsonl", b"".join(whole.splitlines(keepends=True)[:3]))  # as a kill leaves it
     status, printed, errors = run(cloud, *arguments)
     assert status == 0, errors
@@ -134,13 +137,15 @@ def test_infer_reads_and_writes_the_bucket_and_goes_on_where_it_stopped(cloud, t
 def test_killed_at_any_moment_it_goes_on_from_what_was_whole(cloud, tmp_path):
     local = tmp_path / "local"
     assert finished(cloud, training_process.__file__, local)[:2] == (0, "from 0\n")
-    first = 0
-    for name, next_first in DEATHS:
+    allowed = {0}
+    for name, next_allowed in DEATHS:
         status, printed, errors = finished(cloud, training_process.__file__, "gs://bucket/run", dies_before=name)
-        assert (status, printed) == (-signal.SIGKILL, f"from {first}\n"), errors
-        first = next_first
+        assert status == -signal.SIGKILL, f"it was to die before {name}: {errors}"
+        assert printed in {f"from {first}\n" for first in allowed}
+        allowed = next_allowed
     status, printed, errors = finished(cloud, training_process.__file__, "gs://bucket/run")
-    assert (status, printed) == (0, f"from {first}\n"), errors
+    assert status == 0, errors
+    assert printed in {f"from {first}\n" for first in allowed}
     copy = cloud.download("run", tmp_path / "copy")
     assert_same(local, copy)
     assert [line["step"] for line in figures(copy) if line["kind"] == "train"] == list(range(1, 13))
