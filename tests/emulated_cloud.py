@@ -3,7 +3,7 @@
     X-Goog-Generation, ifGenerationMatch    TensorStore reads a generation and writes only over that one
     startOffset, endOffset                  TensorStore lists a folder by them
     moveTo                                  gcsfs renames by it
-    refusals                                buckets "private" (401 without a token), "forbidden" (403), "read-only" (403)
+    refusals                                buckets "private" (401), "forbidden" (403), "read-only" (403 for a write)
 
 It can also call a function as an object is about to be written: that is how a test kills a process at a chosen moment.
 """

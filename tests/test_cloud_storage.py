@@ -10,6 +10,7 @@ from etils import epath
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
 
 from frozen_jax import checkpoints, cloud_storage, load_lm
+from frozen_jax.cloud_storage import refusals_explained
 from frozen_jax.errors import UserError
 from frozen_jax.event_file import EventFile
 from frozen_jax.tokenizer import load_tokenizer
@@ -116,17 +117,15 @@ def test_credentials_that_have_expired_are_named(cloud, monkeypatch):
 
 def test_a_refused_write_is_explained_whoever_writes(cloud):
     folder = epath.Path("gs://read-only/run")
-    with pytest.raises(UserError, match="gs://read-only/run: no permission; give the account"):
-        with cloud_storage.refusals_explained(folder):
-            cloud_storage.write_whole(folder / "config.gin", "")
+    with pytest.raises(UserError, match="gs://read-only/run: no permission"), refusals_explained(folder):
+        cloud_storage.write_whole(folder / "config.gin", "")
     store = tensorstore.KvStore.open({"driver": "gcs", "bucket": "read-only", "path": "run/"}).result()
-    with pytest.raises(UserError, match="gs://read-only/run: no permission; .* Legacy Bucket Reader"):
-        with cloud_storage.refusals_explained(folder):
-            store.write("manifest.ocdbt", b"").result()
+    with pytest.raises(UserError, match="gs://read-only/run: no permission"), refusals_explained(folder):
+        store.write("manifest.ocdbt", b"").result()
     description = {"format": 1, "method": "M", "seed": 0, "frozen_lms": {}, "trained": {}, "gin_config": ""}
-    with pytest.raises(UserError, match="gs://read-only/run/checkpoints: no permission"):
-        with checkpoints.Checkpointer(folder, description) as checkpointer:
-            checkpointer.save(1, {"a": np.ones(3, np.float32)})
+    checkpointer = checkpoints.Checkpointer(folder, description)
+    with pytest.raises(UserError, match="gs://read-only/run/checkpoints: no permission"), checkpointer:
+        checkpointer.save(1, {"a": np.ones(3, np.float32)})
 
 
 def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(cloud):
@@ -137,7 +136,7 @@ def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(cloud):
 
 @pytest.mark.parametrize("error", [ValueError("no zarr"), FileNotFoundError("x"), OSError("disk full"), KeyError("a")])
 def test_other_errors_pass(error):
-    with pytest.raises(type(error)), cloud_storage.refusals_explained("gs://bucket/run"):
+    with pytest.raises(type(error)), refusals_explained("gs://bucket/run"):
         raise error
 
 
@@ -149,6 +148,12 @@ def test_an_lm_in_a_bucket_is_that_on_the_disk(cloud, kind):
     assert here.fingerprint == there.fingerprint
     inputs = np.array([[5, 6, 7, 1]], np.int32)
     assert np.array_equal(here.logits(inputs, inputs), there.logits(inputs, inputs))
+
+
+def test_a_hugging_face_folder_in_a_bucket_is_refused(cloud):
+    cloud.put("hugging_face/config.json", b"{}")
+    with pytest.raises(UserError, match="gs://bucket/hugging_face: Hugging Face folders are read from a local disk"):
+        load_lm("gs://bucket/hugging_face")
 
 
 def test_a_tokenizer_in_a_bucket_is_that_on_the_disk(cloud, tmp_path):

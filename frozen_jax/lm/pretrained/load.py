@@ -127,6 +127,10 @@ def _folder_opener(source: str, folder: epath.Path) -> Callable[..., Checkpoint]
     if t5x.find_checkpoint(folder) is not None:
         return t5x.open_checkpoint
     if (folder / "config.json").is_file():
+        if cloud_storage.is_cloud(source):  # safetensors maps files into memory
+            raise UserError(
+                f"{source}: Hugging Face folders are read from a local disk; `gcloud storage cp -r {source} FOLDER`"
+            )
         return huggingface.open_checkpoint
     raise UserError(
         f"{source} holds no language model: neither config.json (Hugging Face), "
