@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from frozen_jax import gin_config, runs
+from frozen_jax import cloud_storage, gin_config, runs
 from frozen_jax.errors import UserError
 from frozen_jax.runs import environment
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
             bindings.append(f"train.profile_steps={flags.profile_steps}")
         files = [os.path.join(os.path.dirname(__file__), name) for name in runs.GIN_FILES.get(flags.run_mode, [])]
         gin_config.parse([*files, *flags.gin_file], bindings, flags.gin_search_paths.split(","))
-        with gin_config.required_bindings_named():
+        with gin_config.required_bindings_named(), cloud_storage.refusals_explained():
             runs.MODES["dry_run" if flags.dry_run else flags.run_mode]()
     except (UserError, OSError, FloatingPointError) as error:  # the last two: forbidden folders, scores of nan
         print(f"error: {gin_config.one_line(error)}", file=sys.stderr)

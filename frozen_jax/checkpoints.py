@@ -5,8 +5,8 @@
         state/                      orbax: trained parameters, optimizer state, step (= data position)
         description/metadata        JSON: method, LM name and fingerprint, seed, gin config, parameter shapes, metric
 
-Orbax writes a step into a temporary folder and renames it when it is whole, so a kill or a full disk costs the step
-that was being saved and no other.
+Orbax writes a step into a temporary folder and renames it when it is whole; on `gs://`, which has no folders to rename,
+it writes `commit_success.txt` into it last. So a kill or a full disk costs the step that was being saved and no other.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from etils import epath
 from flax import nnx
 from jaxtyping import Shaped
 
+from frozen_jax import cloud_storage
 from frozen_jax.errors import UserError
 
 FORMAT = 1
@@ -187,18 +188,20 @@ def _args(state: Any, description: Mapping[str, Any]) -> ocp.args.Composite:
 
 @contextlib.contextmanager
 def _saving(directory: epath.Path) -> Iterator[None]:
-    """Turns what a full disk raises into one line."""
+    """Turns what a full disk or a bucket raises into one line."""
     try:
-        yield
+        with cloud_storage.refusals_explained(directory):
+            yield
     except (OSError, ValueError) as error:
         raise UserError(f"cannot save to {directory}: {_reason(error)}; what was saved before is untouched") from error
 
 
 @contextlib.contextmanager
 def _reading(folder: epath.Path) -> Iterator[None]:
-    """Turns what a damaged file raises into one line."""
+    """Turns what a damaged file raises into one line. What may not be read is not damaged."""
     try:
-        yield
+        with cloud_storage.refusals_explained(folder):
+            yield
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"checkpoint {folder} is damaged or incomplete: {_reason(error)}; delete it to use the one before it"
         raise UserError(message) from error
@@ -251,7 +254,7 @@ def read_description(checkpoint: epath.PathLike) -> dict[str, Any]:
 
 def _absolute(path: epath.PathLike) -> epath.Path:
     """The same place, from the root: orbax takes no relative paths. Buckets have no others."""
-    return epath.Path(path) if "://" in os.fspath(path) else epath.Path(path).expanduser().resolve()
+    return cloud_storage.open_path(path) if "://" in os.fspath(path) else epath.Path(path).expanduser().resolve()
 
 
 def find(path: epath.PathLike) -> epath.Path:

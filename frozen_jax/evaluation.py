@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
-from frozen_jax import intervals
+from frozen_jax import cloud_storage, intervals
 from frozen_jax.answering import Answers, EvalExample, EvalTask, Model, Rows, answer
 from frozen_jax.errors import UserError
 from frozen_jax.intervals import Interval
@@ -140,10 +140,8 @@ def write_predictions(path: epath.Path, task: EvalTask, answers: Answers) -> Non
         answers: what the model said.
     """
     lines = [json.dumps(_prediction(answers, row, example)) for row, example in enumerate(task.examples)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.parent / f".{path.name}.unfinished"
-    unfinished.write_text("".join(f"{line}\n" for line in lines))
-    unfinished.replace(path)
+    with cloud_storage.refusals_explained(path):
+        cloud_storage.write_whole(path, "".join(f"{line}\n" for line in lines))
 
 
 def _metrics(

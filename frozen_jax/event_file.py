@@ -13,6 +13,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
+from frozen_jax import cloud_storage
+
 
 class EventFile:
     """A file of scalars, which TensorBoard reads.
@@ -29,6 +31,7 @@ class EventFile:
             first_step: what earlier files say of this step and of later ones is no longer shown.
         """
         self.path = epath.Path(directory) / f"events.out.tfevents.{time.time_ns() // 1000}.frozen_jax"
+        self._appends = not cloud_storage.is_cloud(self.path)
         self._pending = [Event(wall_time=time.time(), file_version="brain.Event:2")]
         if first_step:
             start = SessionLog(status=SessionLog.START)
@@ -40,11 +43,12 @@ class EventFile:
         self._pending.append(Event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:
-        """Writes what was taken."""
+        """Writes what was taken. On `gs://`, where nothing can be appended to, that is all that was ever taken."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
+        with self.path.open("ab" if self._appends else "wb") as file:
             file.write(b"".join(map(_record, self._pending)))
-        self._pending = []
+        if self._appends:
+            self._pending = []
 
 
 def _record(event: Event) -> bytes:

@@ -13,6 +13,7 @@ import jax
 from etils import epath
 from tqdm import tqdm
 
+from frozen_jax import cloud_storage
 from frozen_jax.errors import UserError
 from frozen_jax.event_file import EventFile
 
@@ -112,17 +113,15 @@ class MetricWriter:
         """Writes the lines; before every checkpoint, so that a resumed run misses none.
 
         Raises:
-            UserError: if the disk is full.
+            UserError: if the disk is full, or the bucket refuses.
         """
         self._flushed = time.perf_counter()
         if not self._primary:
             return
-        unfinished = self.directory / f".{self._file.name}.unfinished"
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text("".join(f"{line}\n" for line in self._lines))  # whole: object stores cannot append
-            unfinished.replace(self._file)  # and a kill while writing must not lose the lines before
-            self._board.flush()
+            with cloud_storage.refusals_explained(self.directory):
+                cloud_storage.write_whole(self._file, "".join(f"{line}\n" for line in self._lines))
+                self._board.flush()
         except OSError as error:
             raise UserError(f"cannot write metrics to {self.directory}: {error.strerror or error}") from error
 

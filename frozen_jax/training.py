@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from frozen_jax import freezing, partitioning
+from frozen_jax import cloud_storage, freezing, partitioning
 from frozen_jax.checkpoints import Checkpointer
 from frozen_jax.errors import UserError
 from frozen_jax.metrics import MetricWriter
@@ -224,7 +224,8 @@ def fit(
     with writer.progress(first, train_steps), profiler:
         for index in range(first, train_steps):
             if profile_steps and index == first + 2:
-                profiler.enter_context(jax.profiler.trace(writer.directory / "profile"))
+                folder = profiler.enter_context(cloud_storage.written_locally(writer.directory / "profile"))
+                profiler.enter_context(jax.profiler.trace(folder))
             batch = next(batches)
             state, metrics = step(state, split.frozen, partitioning.put_batch(batch, split.mesh))
             rows, width = batch.inputs.shape[0] * jax.process_count(), batch.inputs.shape[1] + batch.targets.shape[1]

@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from frozen_jax import cloud_storage
 from frozen_jax.batching import bucket_of, default_buckets, pad
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
@@ -55,7 +56,7 @@ def infer(
         _ask(job.method.lm, model, answer)
         return
     default = job.directory / "predictions" / epath.Path(input_file).name
-    output = epath.Path(output_file) if output_file else default
+    output = cloud_storage.open_path(output_file) if output_file else default
     _answer_lines(lines, output, functools.partial(answer, model), batch_size)
     print(f"{len(lines)} answers in {output}")
 
@@ -99,7 +100,7 @@ class _Answerer:
 
 def _read(path: str) -> list[dict]:
     try:
-        text = epath.Path(path).read_text()
+        text = cloud_storage.open_path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     # Not splitlines(): JSON may hold U+2028 and others of which that makes new lines.
@@ -130,10 +131,8 @@ def _resume(output: epath.Path, lines: list[dict]) -> list[dict]:
 
 def _write(output: epath.Path, done: list[dict]) -> None:
     """Writes all answers so far: whole or not at all, so that a kill leaves no half line."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.parent / f".{output.name}.unfinished"
-    unfinished.write_text("".join(json.dumps(line) + "\n" for line in done))
-    unfinished.replace(output)
+    with cloud_storage.refusals_explained(output):
+        cloud_storage.write_whole(output, "".join(json.dumps(line) + "\n" for line in done))
 
 
 def _ask(lm: LanguageModel, model: LanguageModel, answer: _Answerer) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
-from frozen_jax import checkpoints, freezing, gin_config, optimizers, partitioning
+from frozen_jax import checkpoints, cloud_storage, freezing, gin_config, optimizers, partitioning
 from frozen_jax.errors import UserError
 from frozen_jax.lm.pretrained.load import load_lm
 from frozen_jax.methods.base import Method
@@ -41,10 +41,18 @@ class Job:
     seed: int = 0
     rules: freezing.Rules | None = None
 
+    def __post_init__(self) -> None:
+        """Asks for the run's folder at once, before data is read and models are trained.
+
+        Raises:
+            UserError: see `cloud_storage.open_path`.
+        """
+        cloud_storage.open_path(self.model_dir)
+
     @property
     def directory(self) -> epath.Path:
         """MODEL_DIR as a path."""
-        return epath.Path(self.model_dir)
+        return cloud_storage.open_path(self.model_dir)
 
     def mask(self) -> freezing.Mask:
         """Returns which parameters are trained."""
@@ -53,8 +61,9 @@ class Job:
     def save_gin_config(self) -> None:
         """Writes MODEL_DIR/config.gin, which makes the same run again."""
         if jax.process_index() == 0:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            (self.directory / "config.gin").write_text(gin_config.current())
+            with cloud_storage.refusals_explained(self.directory):
+                self.directory.mkdir(parents=True, exist_ok=True)
+                (self.directory / "config.gin").write_text(gin_config.current())
 
     def trained_method(self, path: epath.PathLike | None = None) -> Method:
         """Returns the method with the trained parameters of a module checkpoint.

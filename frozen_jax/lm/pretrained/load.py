@@ -25,7 +25,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float, Shaped
 
-from frozen_jax import hub
+from frozen_jax import cloud_storage, hub
 from frozen_jax.errors import UserError
 from frozen_jax.lm.layers import ACTIVATIONS
 from frozen_jax.lm.pretrained import huggingface, t5x, titler
@@ -112,7 +112,7 @@ def canonical_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
 def _opener(source: str, revision: str | None) -> Callable[..., Checkpoint]:
     if source in NAMED_SOURCES:
         return NAMED_SOURCES[source]
-    folder = epath.Path(source)
+    folder = cloud_storage.open_path(source)
     if source and folder.is_dir():
         return _folder_opener(source, folder)
     if hub.is_hub_id(source):
@@ -127,6 +127,10 @@ def _folder_opener(source: str, folder: epath.Path) -> Callable[..., Checkpoint]
     if t5x.find_checkpoint(folder) is not None:
         return t5x.open_checkpoint
     if (folder / "config.json").is_file():
+        if cloud_storage.is_cloud(source):  # safetensors maps files into memory
+            raise UserError(
+                f"{source}: Hugging Face folders are read from a local disk; `gcloud storage cp -r {source} FOLDER`"
+            )
         return huggingface.open_checkpoint
     raise UserError(
         f"{source} holds no language model: neither config.json (Hugging Face), "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import tensorstore
 from etils import epath
 from jaxtyping import Shaped
 
+from frozen_jax import cloud_storage
 from frozen_jax.errors import UserError
 from frozen_jax.lm.pretrained.stored import Part, StoredArray
 
@@ -46,10 +49,8 @@ def array_paths(database: KvSpec, where: str) -> list[str]:
     Raises:
         UserError: if the store cannot be read.
     """
-    try:
+    with _reading(where):
         keys = tensorstore.KvStore.open(database).result().list().result()
-    except ValueError as error:
-        raise UserError(f"{where} is corrupt or cut short: {_reason(error)}") from error
     return [key.decode().removesuffix("/.zarray") for key in keys if key.endswith(b"/.zarray")]
 
 
@@ -68,11 +69,9 @@ def open_zarr(database: KvSpec, path: str, where: str) -> StoredArray:
         UserError: if its metadata cannot be read, or one of its chunks is missing: zarr would take that for zeros.
     """
     spec = {"driver": "zarr", "kvstore": {**database, "path": f"{database.get('path', '')}{path}/"}}
-    try:
+    with _reading(f"{where}/{path}", "missing, corrupt or cut short"):
         store: Any = tensorstore.open(spec, open=True, read=True).result()  # its stubs make every property optional
         keys = store.kvstore.list().result()
-    except ValueError as error:
-        raise UserError(f"{where}/{path} is missing, corrupt or cut short: {_reason(error)}") from error
     chunks = sum(not key.startswith(b".z") for key in keys)
     grid = zip(store.shape, store.chunk_layout.write_chunk.shape, strict=True)
     wanted = math.prod(-(-size // chunk) for size, chunk in grid)
@@ -80,14 +79,17 @@ def open_zarr(database: KvSpec, path: str, where: str) -> StoredArray:
         raise UserError(f"{where}/{path} has {chunks} chunks, but its shape {tuple(store.shape)} needs {wanted}")
 
     def read(part: Part) -> Shaped[np.ndarray, "*shape"]:
-        try:
+        with _reading(f"{where}/{path}"):
             return np.asarray(store[part].read().result())
-        except ValueError as error:
-            raise UserError(f"{where}/{path} is corrupt or cut short: {_reason(error)}") from error
 
     return StoredArray(tuple(store.shape), np.dtype(store.dtype.numpy_dtype), read)
 
 
-def _reason(error: ValueError) -> str:
-    """The library's message without the specs and source locations that follow it."""
-    return " ".join(str(error).partition(" [")[0].split())
+@contextlib.contextmanager
+def _reading(what: str, state: str = "corrupt or cut short") -> Iterator[None]:
+    """Turns the library's errors into one line, without the specs and source locations that it adds."""
+    try:
+        with cloud_storage.refusals_explained(what):
+            yield
+    except ValueError as error:
+        raise UserError(f"{what} is {state}: {' '.join(str(error).partition(' [')[0].split())}") from error
