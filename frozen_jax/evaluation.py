@@ -38,6 +38,7 @@ class TaskResult:
         nats_per_example: mean log-likelihood of a target.
         nats_per_token: the same for one target token.
         majority_rate: the share of the most frequent target, where there are choices: what one constant answer earns.
+        nats_interval: the 95% interval of nats_per_token over the examples.
     """
 
     task: str
@@ -49,6 +50,7 @@ class TaskResult:
     nats_per_example: float
     nats_per_token: float
     majority_rate: float | None
+    nats_interval: Interval | None = None
 
 
 @gin.configurable(denylist=["model", "tasks", "predictions_dir"])
@@ -111,7 +113,7 @@ def judge(task: EvalTask, answers: Answers) -> TaskResult:
         figures = _figures(task, metric, targets, given)
         metrics |= figures
         bounds |= _intervals(task, metric, targets, given, figures)
-    tokens = sum(len(example.targets) for example in task.examples)
+    tokens = np.array([len(example.targets) for example in task.examples])
     return TaskResult(
         task=task.name,
         split=task.split,
@@ -120,8 +122,9 @@ def judge(task: EvalTask, answers: Answers) -> TaskResult:
         metrics=metrics,
         intervals=bounds,
         nats_per_example=float(answers.target_scores.mean()),
-        nats_per_token=float(answers.target_scores.sum() / tokens),
+        nats_per_token=float(answers.target_scores.sum() / tokens.sum()),
         majority_rate=_majority_rate(task),
+        nats_interval=intervals.of_ratio(answers.target_scores, tokens),
     )
 
 
