@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import gin
 
 from frozen_jax.evaluation import evaluate
 from frozen_jax.runs import ledger, report
 from frozen_jax.runs.job import Job
-from frozen_jax.runs.modules import MethodMaker
+from frozen_jax.runs.modules import Given, Methods
 
 
 @gin.configurable
@@ -19,9 +17,9 @@ def evaluate_module(
     checkpoint: str | None = None,
     alone: bool = True,
     *,
-    modules: Mapping[str, str | Sequence[str]] | Sequence[str] | None = None,
-    tasks: str | Sequence[str] | Mapping[str, Mapping[str, int]] | None = None,
-    methods: Sequence[MethodMaker] = (),
+    modules: Given | None = None,
+    tasks: ledger.Tasks | None = None,
+    methods: Methods = (),
 ) -> None:
     """Evaluates on a split, writes predictions to MODEL_DIR/predictions and prints the table.
 
@@ -41,9 +39,8 @@ def evaluate_module(
     """
     if modules is not None or tasks is not None:
         one = [] if checkpoint == "none" else [checkpoint or job.model_dir]
-        ledger.evaluate_modules(
-            job, one if modules is None else modules, tasks or job.data.mixture_or_task_name, split, methods
-        )
+        names = job.data.mixture_or_task_name if tasks is None else tasks
+        ledger.evaluate_modules(job, one if modules is None else modules, names, split, methods)
         return
     columns = {}
     method = None if checkpoint == "none" else job.trained_method(checkpoint)

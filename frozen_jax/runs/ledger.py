@@ -26,13 +26,13 @@ from frozen_jax.errors import UserError
 from frozen_jax.runs import picture
 from frozen_jax.runs.job import Job, TaskData
 from frozen_jax.runs.matrix import FROZEN, Matrix
-from frozen_jax.runs.modules import Given, MethodMaker, jobs_by_method, read_modules
+from frozen_jax.runs.modules import Given, Methods, jobs_by_method, read_modules
 from frozen_jax.runs.record import Column, Record, write_whole
 
-Tasks = str | Sequence[str] | Mapping[str, Mapping[str, int]]
+Tasks = str | Sequence[str] | Mapping[str, Any]
 
 
-def evaluate_modules(job: Job, modules: Given, tasks: Tasks, split: str, methods: Sequence[MethodMaker] = ()) -> None:
+def evaluate_modules(job: Job, modules: Given, tasks: Tasks, split: str, methods: Methods = ()) -> None:
     """Evaluates the frozen LM alone and beside every module on every task, and writes the matrix.
 
     Args:
@@ -76,6 +76,8 @@ def read_tasks(data: TaskData, tasks: Tasks, split: str) -> list[Column]:
     columns = []
     for name in given:
         lengths = given[name] if isinstance(given, Mapping) else data.task_feature_lengths
+        if not isinstance(lengths, Mapping):
+            raise UserError(f"evaluate_module.tasks: {name} has {lengths!r}; give its lengths: {{'inputs': 64, ...}}")
         found = dataclasses.replace(data, mixture_or_task_name=name, task_feature_lengths=lengths).eval_tasks(split)
         columns += [Column(task, lengths) for task in found]
     names = [column.task.name for column in columns]
@@ -87,8 +89,10 @@ def read_tasks(data: TaskData, tasks: Tasks, split: str) -> list[Column]:
 
 
 def _write(job: Job, matrix: Matrix, set_aside: Mapping[str, Any]) -> None:
+    bits = "bit-identical" if set_aside["parameters"] else "CHANGED"
+    note = f"Means over seeds (lowest to highest). Frame: trained on it. All modules set aside, the LM is {bits}."
     text = "\n\n".join(["# Ledger", matrix.markdown(), _verdict(set_aside), _where(matrix)])
-    files = {"md": f"{text}\n".encode(), "gin": gin_config.current().encode(), "png": picture.draw(matrix)}
+    files = {"md": f"{text}\n".encode(), "gin": gin_config.current().encode(), "png": picture.draw(matrix, note)}
     for ending, content in files.items():
         write_whole(job.directory / f"ledger.{ending}", content)
     print(f"\n{text}\n\nPicture: {job.directory / 'ledger.png'}")

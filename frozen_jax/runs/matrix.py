@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from frozen_jax.evaluation import TaskResult
 from frozen_jax.intervals import Interval
@@ -26,6 +26,8 @@ class Subject:
         method: the name of its method's class.
         seed: of its training.
         trained_on: the task or mixture of its training.
+        trained: how many numbers it holds.
+        keeps_lm: whether the LM beside it stays as it is.
     """
 
     row: str
@@ -34,6 +36,8 @@ class Subject:
     method: str = ""
     seed: int | None = None
     trained_on: str = ""
+    trained: int = 0
+    keeps_lm: bool = True
 
     @property
     def folder(self) -> str:
@@ -83,7 +87,7 @@ class Figure:
 
     def line(self) -> str:
         """Returns one line for who watches."""
-        seed = "" if self.subject.seed is None else f", seed {self.subject.seed}"
+        seed = f", seed {self.subject.seed}" if self.subject.module else ""
         return f"{self.subject.row}{seed}: {self.result.task} {self.name} {self.text()} ({self.seconds:.0f} s)"
 
     def text(self) -> str:
@@ -116,33 +120,61 @@ class Cell:
         """Whether this is the task that the row was trained on."""
         return all(figure.subject.trained_on == figure.result.task for figure in self.figures)
 
+    @property
+    def keeps_lm(self) -> bool:
+        """Whether the LM beside the row's modules stays as it is."""
+        return all(figure.subject.keeps_lm for figure in self.figures)
+
 
 class Matrix:
-    """The figures by row and task, in the order in which they came.
+    """The figures by row and task, in the order in which they came, and a row for each method that keeps its LM.
+
+    That row is what the paper argues for: one LM that does each task with the module trained on it, and everything else
+    as it always did. It is put together from figures of the others.
 
     Attributes:
         figures: all of them.
         rows: their names; the first is the frozen LM alone.
         tasks: the columns.
+        methods: of every row; empty for the frozen LM alone.
     """
 
     def __init__(self, figures: Sequence[Figure]) -> None:
         """Sorts the figures into cells."""
         self.figures = figures
-        self.rows = list(dict.fromkeys(figure.subject.row for figure in figures))
         self.tasks = list(dict.fromkeys(figure.result.task for figure in figures))
-        cells: dict[tuple[str, str], list[Figure]] = {}
-        for figure in figures:
-            cells.setdefault((figure.subject.row, figure.result.task), []).append(figure)
-        self._cells = {place: Cell(found) for place, found in cells.items()}
+        cells: dict[str, dict[str, Cell]] = {figure.subject.row: {} for figure in figures}
+        for row, line in cells.items():
+            for task in self.tasks:
+                line[task] = Cell([f for f in figures if (f.subject.row, f.result.task) == (row, task)])
+        self.methods = {row: line[self.tasks[0]].figures[0].subject.method for row, line in cells.items()}
+        self._measured, self._cells = list(cells), {}
+        for method in dict.fromkeys(self.methods.values()):
+            lines = {row: line for row, line in cells.items() if self.methods[row] == method}
+            self._cells |= lines | self._own_modules(method, list(lines.values()))
+        self.rows = list(self._cells)
+
+    def _own_modules(self, method: str, lines: Sequence[Mapping[str, Cell]]) -> dict[str, dict[str, Cell]]:
+        """For each task the first row of a method that was trained on it, for the others the LM alone."""
+        own = {task: cell for line in reversed(lines) for task, cell in line.items() if cell.is_own}
+        if len(own) < 2 or not all(cell.keeps_lm for line in lines for cell in line.values()):
+            return {}
+        title = f"each task's own {method}"
+        self.methods[title] = method
+        return {title: {**self._cells[ALONE], **own}}
 
     def cell(self, row: str, task: str) -> Cell:
         """Returns what a row did on a task."""
-        return self._cells[row, task]
+        return self._cells[row][task]
 
     def change(self, row: str, task: str) -> float:
         """Returns a cell's mean minus that of the frozen LM alone; of a loss, more is worse."""
         return self.cell(row, task).mean - self.cell(ALONE, task).mean
+
+    def scale(self, task: str) -> float:
+        """Returns what a column counts as the whole: 100 for metrics in percent."""
+        is_percent = any(figure.value > 1 for line in self._cells.values() for figure in line[task].figures)
+        return 100.0 if is_percent and not self.is_loss(task) else 1.0
 
     def metric(self, task: str) -> str:
         """Returns what a column shows."""
@@ -157,7 +189,7 @@ class Matrix:
         return self.cell(ALONE, task).figures[0].result
 
     def markdown(self) -> str:
-        """Returns three Markdown tables: means, changes, and every module with its intervals."""
+        """Returns Markdown tables: means, changes, and every module with its intervals."""
         titles = [f"{task}, {self.metric(task)}" for task in self.tasks]
         means = [[row, *(self._shown(row, task) for task in self.tasks)] for row in self.rows]
         majority = ["one constant answer", *(_rate(self.result(task)) for task in self.tasks)]
@@ -170,7 +202,7 @@ class Matrix:
             f"The same minus the {ALONE}. Of nats per token, a loss, more is worse.",
             markdown(["", *titles], changes),
             "Every module, with 95% intervals over the examples.",
-            markdown(["", "module", "seed", *titles], self._every_module()),
+            markdown(["", "module", "trained numbers", "seed", *titles], self._every_module()),
         ]
         return "\n\n".join(parts)
 
@@ -185,11 +217,11 @@ class Matrix:
 
     def _every_module(self) -> list[list[str]]:
         lines = []
-        for row in self.rows:
+        for row in self._measured:
             for figures in zip(*(self.cell(row, task).figures for task in self.tasks), strict=True):
-                subject = figures[0].subject
-                seed = "" if subject.seed is None else str(subject.seed)
-                lines.append([row, subject.module, seed, *(figure.text() for figure in figures)])
+                it = figures[0].subject
+                about = [it.module, f"{it.trained:,}", str(it.seed)] if it.module else ["", "", ""]
+                lines.append([row, *about, *(figure.text() for figure in figures)])
         return lines
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,9 +19,9 @@ from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.methods.base import Method
 from frozen_jax.runs.job import Job
-from frozen_jax.runs.matrix import Subject
+from frozen_jax.runs.matrix import ALONE, Subject
 
-MethodMaker = Callable[[LanguageModel], Method]
+Methods = Sequence[Callable[[LanguageModel], Method] | Method]  # a made one is a mistake that is explained
 Given = Mapping[str, str | Sequence[str]] | Sequence[str]
 
 
@@ -44,12 +47,12 @@ def read_modules(given: Given, jobs: Mapping[str, Job]) -> list[Module]:
 
     Raises:
         UserError: for a folder without a checkpoint, one of another LM, of a method that is not among the jobs' or of
-            another shape; for a row without folders, and for two rows of the same name.
+            another shape; for a row without folders or with a name that is taken.
     """
     return [_read(row, path, jobs) for row, paths in _by_row(given).items() for path in paths]
 
 
-def jobs_by_method(job: Job, methods: Sequence[MethodMaker]) -> dict[str, Job]:
+def jobs_by_method(job: Job, methods: Methods) -> dict[str, Job]:
     """Returns method's name → a job with that method, all around the one frozen LM that `job` has loaded.
 
     Raises:
@@ -69,12 +72,15 @@ def _by_row(given: Given) -> dict[str, list[str]]:
     if isinstance(given, Mapping):
         rows = {row: [paths] if isinstance(paths, str) else list(paths) for row, paths in given.items()}
     else:
-        rows = {epath.Path(path).name: [path] for path in given}
-        if len(rows) < len(given):
-            raise UserError(f"evaluate_module.modules: two folders of {list(given)} have the same name; name the rows")
+        folders = [given] if isinstance(given, str) else given
+        rows = {epath.Path(path).name: [path] for path in folders}
+        if len(rows) < len(folders):
+            raise UserError(f"evaluate_module.modules: two of {list(folders)} have the same name; name the rows")
     for row, paths in rows.items():
-        if not paths:
-            raise UserError(f"evaluate_module.modules: the row {row!r} has no folders")
+        if not paths or row == ALONE:
+            raise UserError(
+                f"evaluate_module.modules: the row {row!r} {'has that name already' if paths else 'is empty'}"
+            )
     return rows
 
 
@@ -86,8 +92,28 @@ def _read(row: str, path: str, jobs: Mapping[str, Job]) -> Module:
             f"{step}: holds a module of {method}; evaluate_module.methods has {', '.join(jobs)}; add @{method}"
         )
     jobs[method].check_trains(step, description["trained"])
-    trained_on = _trained_on(description)
-    return Module(step, Subject(row, _identity(step, description), str(step), method, description["seed"], trained_on))
+    return Module(step, _subject(row, step, description))
+
+
+def _subject(row: str, step: epath.Path, description: Mapping[str, Any]) -> Subject:
+    trained = description["trained"]
+    return Subject(
+        row=row,
+        identity=_identity(step, description),
+        module=_shown(step),
+        method=description["method"],
+        seed=description["seed"],
+        trained_on=_trained_on(description),
+        trained=sum(math.prod(shape) for shape in trained.values()),
+        keeps_lm=not any(name.startswith("lm/") for name in trained),
+    )
+
+
+def _shown(step: epath.Path) -> str:
+    """Short where that is possible: ledgers are handed on."""
+    with contextlib.suppress(ValueError):
+        return str(step.relative_to(os.getcwd()))
+    return str(step)
 
 
 def _trained_on(description: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,7 +39,7 @@ class Column:
 
     @property
     def identity(self) -> str:
-        """A hash of the examples as tokens: another length, split, seed or tokenizer makes it another column."""
+        """A hash of examples, as tokens, and metrics: another length, split, seed or tokenizer makes another column."""
         examples = [
             [
                 example.inputs.tolist(),
@@ -47,7 +48,8 @@ class Column:
             ]
             for example in self.task.examples
         ]
-        return _hash(self.task.name, self.task.split, json.dumps(examples))
+        metrics = [getattr(metric, "__name__", "") for metric in (*self.task.predict_metrics, *self.task.score_metrics)]
+        return _hash(self.task.name, self.task.split, json.dumps(examples), *metrics)
 
 
 class Record:
@@ -68,6 +70,8 @@ class Record:
         settings = {name: value for name, value in gin_config.bound_to("evaluate").items() if name not in _INDIFFERENT}
         self._settings = json.dumps(settings, sort_keys=True, default=str)
         self._figures, self._set_aside = _read(path)
+        if self._figures:
+            print(f"{len(self._figures)} figures were there already; to have them anew, delete {path}")
 
     def lacks(self, subject: Subject, columns: Sequence[Column]) -> bool:
         """Returns whether anything remains to be measured."""
@@ -107,12 +111,11 @@ class Record:
             first = self.figures(subject, None, columns)
             again = [measure(subject, self._lm, column) for column in columns]
             pairs = [(one.values(), other.values()) for one, other in zip(first, again, strict=True)]
-            differences = [abs(one[name] - other[name]) for one, other in pairs for name in one]
             self._set_aside = {
                 "sha256": digest(self._lm),
                 "parameters": digest(self._lm) == self._digest,
-                "figures": all(one == other for one, other in pairs),
-                "largest_difference": max(differences),
+                "figures": json.dumps([one for one, _ in pairs]) == json.dumps([other for _, other in pairs]),
+                "largest_difference": max(abs(one[name] - other[name]) for one, other in pairs for name in one),
             }
             self._write()
         return self._set_aside
@@ -165,13 +168,16 @@ def _hash(*texts: str) -> str:
 
 
 def _read(path: epath.Path) -> tuple[dict[str, Figure], dict[str, Any]]:
+    """The figures and the last verdict. Where a metric failed the figure is left out, to be measured anew."""
     if not path.exists():
         return {}, {}
     try:
         found = json.loads(path.read_text())
         if found["format"] != FORMAT:
             raise ValueError(f"its format is {found['format']}, not {FORMAT}")
-        return {key: _figure(stored) for key, stored in found["figures"].items()}, found["set_aside"]
+        figures = {key: _figure(stored) for key, stored in found["figures"].items()}
+        whole = {key: figure for key, figure in figures.items() if not any(map(math.isnan, figure.values().values()))}
+        return whole, found["set_aside"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{path} is damaged or of another version ({reason}); delete it to measure anew") from error
