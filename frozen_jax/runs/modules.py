@@ -42,7 +42,8 @@ def read_modules(given: Given, jobs: Mapping[str, Job]) -> list[Module]:
     """Reads the descriptions of all modules, row by row.
 
     Args:
-        given: {row: its seeds' run folders, or one}, or a list of run folders whose names are the rows.
+        given: {row: its seeds' run folders, or one}, or a list of run folders whose names are the rows. "run_{0,1}" is
+            short for "run_0", "run_1".
         jobs: method's name → a job with that method.
 
     Raises:
@@ -70,9 +71,9 @@ def jobs_by_method(job: Job, methods: Methods) -> dict[str, Job]:
 
 def _by_row(given: Given) -> dict[str, list[str]]:
     if isinstance(given, Mapping):
-        rows = {row: [paths] if isinstance(paths, str) else list(paths) for row, paths in given.items()}
+        rows = {row: _expanded(paths) for row, paths in given.items()}
     else:
-        folders = [given] if isinstance(given, str) else given
+        folders = _expanded(given)
         rows = {epath.Path(path).name: [path] for path in folders}
         if len(rows) < len(folders):
             raise UserError(f"evaluate_module.modules: two of {list(folders)} have the same name; name the rows")
@@ -82,6 +83,16 @@ def _by_row(given: Given) -> dict[str, list[str]]:
                 f"evaluate_module.modules: the row {row!r} {'has that name already' if paths else 'is empty'}"
             )
     return rows
+
+
+def _expanded(paths: str | Sequence[str]) -> list[str]:
+    """Braces as in a shell. Not a pattern: that would keep quiet about a seed that is not there."""
+    if not isinstance(paths, str):
+        return [path for given in paths for path in _expanded(given)]
+    if not (braces := re.search(r"\{([^{}]*,[^{}]*)\}", paths)):
+        return [paths]
+    before, after = paths[: braces.start()], paths[braces.end() :]
+    return [path for part in braces[1].split(",") for path in _expanded(before + part + after)]
 
 
 def _read(row: str, path: str, jobs: Mapping[str, Job]) -> Module:

@@ -56,6 +56,16 @@ def test_rows_are_names_or_folders(root):
     assert subjects([]) == subjects({}) == []
 
 
+def test_braces_are_short_for_several_folders(root):
+    named = subjects({"all": [str(root / "{prompt,deeper/prompt}"), str(root / "tuned")]})
+    assert [os.path.relpath(subject.module, root) for subject in named] == [
+        f"{name}/checkpoints/{step}" for name, step in (("prompt", 2), ("deeper/prompt", 1), ("tuned", 1))
+    ]
+    assert [subject.row for subject in subjects(str(root / "{prompt,tuned}"))] == ["prompt", "tuned"]
+    with pytest.raises(UserError, match="absent_1: no module checkpoint"):  # a pattern would leave it out
+        subjects({"all": str(root / "{prompt,absent_{1,2}}")})
+
+
 def test_one_saved_step_may_be_named(root):
     (subject,) = subjects({"early": str(root / "prompt" / "checkpoints" / "1")})
     assert subject.module.endswith("checkpoints/1")
