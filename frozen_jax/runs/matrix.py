@@ -199,6 +199,10 @@ class Matrix:
             "Means over the seeds, in round brackets the lowest and highest of them; in square brackets, of a single "
             "run, its 95% interval over the examples. Bold: the task that the row was trained on.",
             markdown(["", *titles], [*means, majority, examples]),
+        ]
+        if not changes:
+            return "\n\n".join(parts)
+        parts += [
             f"The same minus the {ALONE}. Of nats per token, a loss, more is worse.",
             markdown(["", *titles], changes),
             "Every module, with 95% intervals over the examples.",
