@@ -275,6 +275,18 @@ def find(path: epath.PathLike) -> epath.Path:
     )
 
 
+def find_beside(path: epath.PathLike, model: nnx.Module) -> tuple[epath.Path, dict[str, Any]]:
+    """Returns the saved step that a path means and its description, if it was trained beside the LM in `model`.
+
+    Raises:
+        UserError: if there is no checkpoint, its description is damaged, or it belongs to another LM.
+    """
+    step = find(path)
+    description = read_description(step)
+    _check_lms(step, description["frozen_lms"], frozen_lms(model))
+    return step, description
+
+
 def load_trained(path: epath.PathLike, model: nnx.Module) -> dict[str, Shaped[np.ndarray, "..."]]:
     """Reads the trained parameters of a module checkpoint, if it was trained beside the LM that `model` holds.
 
@@ -288,9 +300,7 @@ def load_trained(path: epath.PathLike, model: nnx.Module) -> dict[str, Shaped[np
     Raises:
         UserError: if there is no checkpoint, it is damaged, or it belongs to another LM.
     """
-    step = find(path)
-    description = read_description(step)
-    _check_lms(step, description["frozen_lms"], frozen_lms(model))
+    step, description = find_beside(path, model)
     with _reading(step):
         trained = {name: jax.ShapeDtypeStruct(tuple(s), np.float32) for name, s in description["trained"].items()}
         _check_stored(step, _shapes({"trained": trained}))

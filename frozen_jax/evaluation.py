@@ -41,6 +41,7 @@ class TaskResult:
         nats_per_token: the same for one target token.
         majority_rate: the share of the most frequent target, where all choose among the same: what one answer earns.
         failures: a line for each metric that failed, naming it and the task.
+        nats_interval: the 95% interval of nats_per_token over the examples.
     """
 
     task: str
@@ -53,6 +54,7 @@ class TaskResult:
     nats_per_token: float
     majority_rate: float | None
     failures: list[str] = dataclasses.field(default_factory=list)
+    nats_interval: Interval | None = None
 
 
 @gin.configurable(denylist=["model", "tasks", "predictions_dir"])
@@ -116,7 +118,7 @@ def judge(task: EvalTask, answers: Answers) -> TaskResult:
             failures.append(str(error))
             figures = {_name(metric): math.nan}
         metrics |= figures
-    tokens = sum(len(example.targets) for example in task.examples)
+    tokens = np.array([len(example.targets) for example in task.examples])
     return TaskResult(
         task=task.name,
         split=task.split,
@@ -125,9 +127,10 @@ def judge(task: EvalTask, answers: Answers) -> TaskResult:
         metrics=metrics,
         intervals=bounds,
         nats_per_example=float(answers.target_scores.mean()),
-        nats_per_token=float(answers.target_scores.sum() / tokens),
+        nats_per_token=float(answers.target_scores.sum() / tokens.sum()),
         majority_rate=_majority_rate(task),
         failures=failures,
+        nats_interval=intervals.of_ratio(answers.target_scores, tokens),
     )
 
 

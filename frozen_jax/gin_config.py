@@ -116,6 +116,17 @@ def current() -> str:
     return "\n".join([gin.config_str(), "# What was called, with its defaults:", *called, ""])
 
 
+def bound_to(function: str) -> dict[str, Any]:
+    """Returns what is bound to the parameters of a configurable function, in any scope."""
+    macros = _macros()
+    return {
+        "/".join([scope, name] if scope else [name]): _resolved(value, macros)[1]
+        for (scope, selector), config in gin_internals._CONFIG.items()
+        if selector.split(".")[-1] == function
+        for name, value in config.items()
+    }
+
+
 def _parameters(configurable: str) -> Mapping[str, inspect.Parameter]:
     found = gin_internals._REGISTRY.get_match(configurable)
     if not found:
@@ -153,14 +164,20 @@ def _macros() -> dict[str, Any]:
     return {scope: config["value"] for (scope, selector), config in bound if selector.endswith("gin.macro")}
 
 
+def _resolved(value: Any, macros: Mapping[str, Any]) -> tuple[str, Any]:
+    """The value behind a macro, and behind those inside it; and the name of the last one."""
+    macro = ""
+    while name_inside := _macro_name(value):
+        macro, value = name_inside, macros[name_inside]
+    return macro, value
+
+
 def _check_types() -> None:
     """Numbers, texts and truth values are bound to parameters that want such; richer types are left to their users."""
     macros = _macros()
     for (_, selector), config in gin_internals._CONFIG.items():
         for name, value in config.items():
-            macro = ""
-            while name_inside := _macro_name(value):
-                macro, value = name_inside, macros[name_inside]
+            macro, value = _resolved(value, macros)
             wanted = _plain_types(selector, name)
             if wanted and not isinstance(value, gin_internals.ConfigurableReference) and type(value) not in wanted:
                 kinds = " or ".join(sorted("None" if kind is types.NoneType else kind.__name__ for kind in wanted))

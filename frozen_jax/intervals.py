@@ -47,6 +47,20 @@ def of_mean(values: Float[np.ndarray, " N"], samples: int = 1000) -> Interval:
     return bootstrap(lambda rows: {"mean": float(values[rows].mean())}, len(values), samples)["mean"]
 
 
+def of_ratio(above: Float[np.ndarray, " N"], below: Int[np.ndarray, " N"], samples: int = 1000) -> Interval:
+    """The interval of sum(above) / sum(below), nats per token for instance: a percentile bootstrap over the examples.
+
+    Args:
+        above: one for each example.
+        below: the same.
+        samples: of the bootstrap.
+
+    Returns:
+        The lowest and highest ratio.
+    """
+    return bootstrap(lambda rows: {"ratio": float(above[rows].sum() / below[rows].sum())}, len(above), samples)["ratio"]
+
+
 def bootstrap(
     measure: Callable[[Int[np.ndarray, " N"]], Mapping[str, float]], count: int, samples: int = 200
 ) -> dict[str, Interval]:

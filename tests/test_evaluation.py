@@ -32,6 +32,7 @@ def test_result_of_a_task_that_is_written():
     assert result.metrics == {"accuracy": 0.2, "mean_score": pytest.approx(-2.75)}
     assert result.intervals["accuracy"] == intervals.wilson(1, 5)
     assert result.nats_per_token == pytest.approx(-2.75 / 3)
+    assert result.nats_interval == intervals.of_ratio(np.array([-0.75, -1.75, -2.75, -3.75, -4.75]), np.full(5, 3))
     assert result.majority_rate is None
 
 

@@ -47,6 +47,12 @@ def stove_with(*bindings):
     return stove()
 
 
+def test_what_is_bound_to_a_function_in_any_scope_and_behind_macros():
+    gin_config.parse([], ["stove.heat=%HOT", "HOT=%HOTTER", "HOTTER=9", "kitchen/stove.name=new"])
+    assert gin_config.bound_to("stove") == {"heat": 9, "kitchen/name": "new"}
+    assert gin_config.bound_to("oven") == {}
+
+
 @pytest.mark.parametrize(
     ("written", "read"),
     [

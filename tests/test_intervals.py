@@ -40,3 +40,15 @@ def test_bootstrap_measures_each_figure():
     found = intervals.bootstrap(lambda rows: {"largest": float(rows.max()), "one": 1.0}, 50)
     assert found["one"] == (1.0, 1.0)
     assert 40 < found["largest"][0] <= found["largest"][1] == 49
+
+
+def test_of_a_ratio_long_examples_count_more():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 9, 300)
+    nats = -tokens * rng.uniform(1, 2, 300)
+    low, high = intervals.of_ratio(nats, tokens)
+    # The delta method: the spread of a ratio is that of nats - ratio * tokens.
+    ratio = nats.sum() / tokens.sum()
+    half = intervals.Z * (nats - ratio * tokens).std() / (tokens.mean() * np.sqrt(300))
+    assert (low, high) == pytest.approx((ratio - half, ratio + half), abs=half * 0.15)
+    assert intervals.of_ratio(3.0 * tokens, tokens) == (3.0, 3.0)

@@ -1,37 +1,55 @@
-"""`--run_mode=eval`: the frozen LM alone and with its module on a split, side by side."""
+"""`--run_mode=eval`: the frozen LM alone and with its module, side by side; or with many modules, on many tasks."""
 
 from __future__ import annotations
 
 import gin
 
 from frozen_jax.evaluation import evaluate
-from frozen_jax.runs import report
+from frozen_jax.runs import ledger, report
 from frozen_jax.runs.job import Job
+from frozen_jax.runs.modules import Given, Methods
 
 
 @gin.configurable
 def evaluate_module(
-    job: Job = gin.REQUIRED, split: str = "validation", checkpoint: str | None = None, alone: bool = True
+    job: Job = gin.REQUIRED,
+    split: str = "validation",
+    checkpoint: str | None = None,
+    alone: bool = True,
+    *,
+    modules: Given | None = None,
+    tasks: ledger.Tasks | None = None,
+    methods: Methods = (),
 ) -> None:
     """Evaluates on a split, writes predictions to MODEL_DIR/predictions and prints the table.
+
+    With `modules` or `tasks` it makes the ledger instead: every module on every task, see `ledger`.
 
     Args:
         job: the method, its data and the run's folder.
         split: which split; "test" is for the last look.
         checkpoint: a module checkpoint; None is the best, else the latest, of MODEL_DIR; "none" evaluates the LM alone.
         alone: also evaluate the frozen LM without the module.
+        modules: of the ledger: {row: its seeds' run folders}, or run folders; None is the one of `checkpoint`.
+        tasks: of the ledger: tasks or mixtures, or {name: feature lengths}; None is the job's.
+        methods: classes of the modules' methods beside the job's own: [@PromptTuning, @FineTuning].
 
     Raises:
         UserError: for a missing checkpoint, one of another LM, and whatever the data raises; at the end, for failed
             metrics.
     """
+    if modules is not None or tasks is not None:
+        one = [] if checkpoint == "none" else [checkpoint or job.model_dir]
+        names = job.data.mixture_or_task_name if tasks is None else tasks
+        ledger.evaluate_modules(job, one if modules is None else modules, names, split, methods)
+        return
     columns = {}
     method = None if checkpoint == "none" else job.trained_method(checkpoint)
-    tasks = job.data.eval_tasks(split)
+    eval_tasks = job.data.eval_tasks(split)
     folder = job.directory / "predictions"
     if alone or method is None:
-        columns["frozen LM alone"] = evaluate(job.method.lm, tasks, predictions_dir=folder / "frozen_lm_alone")
+        columns["frozen LM alone"] = evaluate(job.method.lm, eval_tasks, predictions_dir=folder / "frozen_lm_alone")
     if method is not None:
-        columns[f"with {type(method).__name__}"] = evaluate(method, tasks, predictions_dir=folder)
+        columns[f"with {type(method).__name__}"] = evaluate(method, eval_tasks, predictions_dir=folder)
     print(report.table(columns))
     report.raise_failures(report.failures(*columns.values()))

@@ -65,6 +65,15 @@ class Job:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 (self.directory / "config.gin").write_text(gin_config.current())
 
+    def check_trains(self, path: epath.PathLike, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Raises UserError if the method trains other parameters than the checkpoint at `path` holds."""
+        _, trained, _ = freezing.split(self.method, self.mask())
+        for name in sorted(trained.keys() | shapes.keys()):
+            stored = tuple(shapes[name]) if name in shapes else "absent"
+            wanted = trained[name].shape if name in trained else "absent"
+            if stored != wanted:
+                raise UserError(f"{path}: {name} is {stored} in the checkpoint and {wanted} in the method")
+
     def trained_method(self, path: epath.PathLike | None = None) -> Method:
         """Returns the method with the trained parameters of a module checkpoint.
 
@@ -76,11 +85,8 @@ class Job:
         """
         path = path or self.directory
         loaded = checkpoints.load_trained(path, self.method)
-        graphdef, trained, frozen = freezing.split(self.method, self.mask())
-        for name in sorted(trained.keys() | loaded.keys()):
-            shapes = [tree[name].shape if name in tree else "absent" for tree in (loaded, trained)]
-            if shapes[0] != shapes[1]:
-                raise UserError(f"{path}: {name} is {shapes[0]} in the checkpoint and {shapes[1]} in the method")
+        self.check_trains(path, {name: array.shape for name, array in loaded.items()})
+        graphdef, _, frozen = freezing.split(self.method, self.mask())
         placed = {
             name: jax.device_put(jnp.asarray(array), partitioning.sharding_for(name, array.shape, self.mesh))
             for name, array in loaded.items()

@@ -1,0 +1,119 @@
+"""The versatility ledger: a frozen LM alone, then with one module after another, each on every task.
+
+    rows        the frozen LM alone; then one a training, with a module for each of its seeds
+    columns     tasks, or those of a mixture
+
+    MODEL_DIR/ledger.json     every figure, written as soon as it is known: a killed evaluation goes on where it stopped
+    MODEL_DIR/ledger.md       the matrix, and every module with its intervals
+    MODEL_DIR/ledger.png      its picture
+    MODEL_DIR/ledger.gin      makes the same again
+
+At the end the frozen LM is evaluated alone once more and its parameters are hashed, as they were at the start: with the
+modules set aside nothing has changed, bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from frozen_jax import gin_config
+from frozen_jax.errors import UserError
+from frozen_jax.runs import picture
+from frozen_jax.runs.job import Job, TaskData
+from frozen_jax.runs.matrix import FROZEN, Matrix
+from frozen_jax.runs.modules import Given, Methods, jobs_by_method, read_modules
+from frozen_jax.runs.record import Column, Record, write_whole
+
+Tasks = str | Sequence[str] | Mapping[str, Any]
+
+
+def evaluate_modules(job: Job, modules: Given, tasks: Tasks, split: str, methods: Methods = ()) -> None:
+    """Evaluates the frozen LM alone and beside every module on every task, and writes the matrix.
+
+    Args:
+        job: a method around the frozen LM, how data is read, and the ledger's folder.
+        modules: {row: its seeds' run folders, or one}, or a list of run folders.
+        tasks: names of tasks or mixtures, or {name: its feature lengths}.
+        split: which split.
+        methods: classes of methods; those of all modules, beside the job's own.
+
+    Raises:
+        UserError: for modules or tasks that do not fit, and whatever the data raises.
+        RuntimeError: if a parameter of the frozen LM has changed: a defect.
+    """
+    jobs = jobs_by_method(job, methods)
+    found = read_modules(modules, jobs)
+    columns = read_tasks(job.data, tasks, split)
+    record = Record(job.directory / "ledger.json", job.method.lm)
+    figures = record.figures(FROZEN, job.method.lm, columns)
+    for module in found:
+        # Fine-tuning's checkpoint is a whole LM: it is dropped before the next one is read.
+        model = (
+            jobs[module.subject.method].trained_method(module.step) if record.lacks(module.subject, columns) else None
+        )
+        figures += record.figures(module.subject, model, columns)
+        del model
+    _write(job, Matrix(figures), record.set_aside(FROZEN, columns))
+
+
+def read_tasks(data: TaskData, tasks: Tasks, split: str) -> list[Column]:
+    """Reads the examples of all tasks; a mixture's tasks become columns of their own.
+
+    Args:
+        data: how data is read, and the feature lengths where the tasks have none of their own.
+        tasks: names of tasks or mixtures, or {name: its feature lengths}.
+        split: which split.
+
+    Raises:
+        UserError: for no tasks, for one that comes twice, and whatever the data raises.
+    """
+    given = [tasks] if isinstance(tasks, str) else tasks
+    columns = []
+    for name in given:
+        lengths = given[name] if isinstance(given, Mapping) else data.task_feature_lengths
+        if not isinstance(lengths, Mapping):
+            raise UserError(f"evaluate_module.tasks: {name} has {lengths!r}; give its lengths: {{'inputs': 64, ...}}")
+        found = dataclasses.replace(data, mixture_or_task_name=name, task_feature_lengths=lengths).eval_tasks(split)
+        columns += [Column(task, lengths) for task in found]
+    names = [column.task.name for column in columns]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"evaluate_module.tasks: {twice[0]} comes twice; name it once, alone or in one mixture")
+    if not columns:
+        raise UserError("evaluate_module.tasks is empty; name a task")
+    return columns
+
+
+def _write(job: Job, matrix: Matrix, set_aside: Mapping[str, Any]) -> None:
+    bits = "bit-identical" if set_aside["parameters"] else "CHANGED"
+    note = f"Means over seeds (lowest to highest). Frame: trained on it. All modules set aside, the LM is {bits}."
+    text = "\n\n".join(["# Ledger", matrix.markdown(), _verdict(set_aside), _where(matrix)])
+    files = {"md": f"{text}\n".encode(), "gin": gin_config.current().encode(), "png": picture.draw(matrix, note)}
+    for ending, content in files.items():
+        write_whole(job.directory / f"ledger.{ending}", content)
+    print(f"\n{text}\n\nPicture: {job.directory / 'ledger.png'}")
+    if not set_aside["parameters"]:
+        raise RuntimeError("parameters of the frozen LM have changed while modules were evaluated")
+
+
+def _verdict(set_aside: Mapping[str, Any]) -> str:
+    parameters = "the same, bit for bit" if set_aside["parameters"] else "NOT the same"
+    figures = "the same, bit for bit" if set_aside["figures"] else "not the same to the last bit"
+    return (
+        f"With all modules set aside the frozen LM was evaluated once more: its parameters are {parameters} "
+        f"(sha256 {set_aside['sha256'][:16]}), its figures {figures} (largest difference "
+        f"{set_aside['largest_difference']:.2g})."
+    )
+
+
+def _where(matrix: Matrix) -> str:
+    devices = jax.devices()
+    return (
+        f"Evaluated in {sum(figure.seconds for figure in matrix.figures):.0f} s, on {len(devices)} "
+        f"{devices[0].device_kind} device(s), {os.cpu_count()} CPU cores, jax {jax.__version__}. ledger.gin makes the "
+        "same again; ledger.json has every figure."
+    )

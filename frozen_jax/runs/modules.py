@@ -1,0 +1,140 @@
+"""The modules of a ledger: which checkpoints they are, and that they fit, said before anything slow is begun."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from frozen_jax import checkpoints
+from frozen_jax.errors import UserError
+from frozen_jax.lm.base import LanguageModel
+from frozen_jax.methods.base import Method
+from frozen_jax.runs.job import Job
+from frozen_jax.runs.matrix import ALONE, Subject
+
+Methods = Sequence[Callable[[LanguageModel], Method] | Method]  # a made one is a mistake that is explained
+Given = Mapping[str, str | Sequence[str]] | Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """One module checkpoint, not loaded yet.
+
+    Attributes:
+        step: the saved step.
+        subject: what it is.
+    """
+
+    step: epath.Path
+    subject: Subject
+
+
+def read_modules(given: Given, jobs: Mapping[str, Job]) -> list[Module]:
+    """Reads the descriptions of all modules, row by row.
+
+    Args:
+        given: {row: its seeds' run folders, or one}, or a list of run folders whose names are the rows. "run_{0,1}" is
+            short for "run_0", "run_1".
+        jobs: method's name → a job with that method.
+
+    Raises:
+        UserError: for a folder without a checkpoint, one of another LM, of a method that is not among the jobs' or of
+            another shape; for a row without folders or with a name that is taken.
+    """
+    return [_read(row, path, jobs) for row, paths in _by_row(given).items() for path in paths]
+
+
+def jobs_by_method(job: Job, methods: Methods) -> dict[str, Job]:
+    """Returns method's name → a job with that method, all around the one frozen LM that `job` has loaded.
+
+    Raises:
+        UserError: for something that is no class of a method.
+    """
+    jobs = {type(job.method).__name__: job}
+    for make in methods:
+        if isinstance(make, Method) or not hasattr(make, "__name__"):
+            name = type(make).__name__
+            raise UserError(f"evaluate_module.methods holds a made {name}; write @{name}, without brackets behind it")
+        if make.__name__ not in jobs:  # its freezing rules are its own
+            jobs[make.__name__] = dataclasses.replace(job, method=make(job.method.lm), rules=None)
+    return jobs
+
+
+def _by_row(given: Given) -> dict[str, list[str]]:
+    if isinstance(given, Mapping):
+        rows = {row: _expanded(paths) for row, paths in given.items()}
+    else:
+        folders = _expanded(given)
+        rows = {epath.Path(path).name: [path] for path in folders}
+        if len(rows) < len(folders):
+            raise UserError(f"evaluate_module.modules: two of {list(folders)} have the same name; name the rows")
+    for row, paths in rows.items():
+        if not paths or row == ALONE:
+            raise UserError(
+                f"evaluate_module.modules: the row {row!r} {'has that name already' if paths else 'is empty'}"
+            )
+    return rows
+
+
+def _expanded(paths: str | Sequence[str]) -> list[str]:
+    """Braces as in a shell. Not a pattern: that would keep quiet about a seed that is not there."""
+    if not isinstance(paths, str):
+        return [path for given in paths for path in _expanded(given)]
+    if not (braces := re.search(r"\{([^{}]*,[^{}]*)\}", paths)):
+        return [paths]
+    before, after = paths[: braces.start()], paths[braces.end() :]
+    return [path for part in braces[1].split(",") for path in _expanded(before + part + after)]
+
+
+def _read(row: str, path: str, jobs: Mapping[str, Job]) -> Module:
+    step, description = checkpoints.find_beside(path, next(iter(jobs.values())).method)
+    method = description["method"]
+    if method not in jobs:
+        raise UserError(
+            f"{step}: holds a module of {method}; evaluate_module.methods has {', '.join(jobs)}; add @{method}"
+        )
+    jobs[method].check_trains(step, description["trained"])
+    return Module(step, _subject(row, step, description))
+
+
+def _subject(row: str, step: epath.Path, description: Mapping[str, Any]) -> Subject:
+    trained = description["trained"]
+    return Subject(
+        row=row,
+        identity=_identity(step, description),
+        module=_shown(step),
+        method=description["method"],
+        seed=description["seed"],
+        trained_on=_trained_on(description),
+        trained=sum(math.prod(shape) for shape in trained.values()),
+        keeps_lm=not any(name.startswith("lm/") for name in trained),
+    )
+
+
+def _shown(step: epath.Path) -> str:
+    """Short where that is possible: ledgers are handed on."""
+    with contextlib.suppress(ValueError):
+        return str(step.relative_to(os.getcwd()))
+    return str(step)
+
+
+def _trained_on(description: Mapping[str, Any]) -> str:
+    """The task or mixture; empty if the gin configuration of the training does not say."""
+    named = re.search(r"^MIXTURE_OR_TASK_NAME = ['\"](.+)['\"]$", description.get("gin_config", ""), re.M)
+    return named[1] if named else ""
+
+
+def _identity(step: epath.Path, description: Mapping[str, Any]) -> str:
+    """From what orbax notes when it saves, the time among it: the arrays themselves may be gigabytes."""
+    noted = step / "_CHECKPOINT_METADATA"
+    text = json.dumps(description, sort_keys=True) + (noted.read_text() if noted.exists() else "")
+    return hashlib.sha256(text.encode()).hexdigest()
