@@ -128,6 +128,15 @@ def test_a_refused_write_is_explained_whoever_writes(cloud):
         checkpointer.save(1, {"a": np.ones(3, np.float32)})
 
 
+def test_what_tensorstore_writes_is_seen_in_a_folder_that_was_listed_before(cloud):
+    folder = cloud_storage.open_path("gs://bucket/listed")
+    (folder / "first").write_text("")
+    assert [path.name for path in folder.iterdir()] == ["first"]
+    store = tensorstore.KvStore.open({"driver": "gcs", "bucket": "bucket", "path": "listed/"}).result()
+    store.write("second", b"2").result()
+    assert [path.name for path in folder.iterdir()] == ["first", "second"]
+
+
 def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(cloud):
     with pytest.raises(UserError, match="gs://forbidden/run/checkpoints/1: no permission") as caught:
         checkpoints.read_description("gs://forbidden/run/checkpoints/1")
