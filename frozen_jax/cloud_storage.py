@@ -57,20 +57,21 @@ def is_cloud(path: epath.PathLike) -> bool:
     return os.fspath(path).startswith("gs://")
 
 
-def write_whole(path: epath.Path, text: str) -> None:
+def write_whole(path: epath.Path, content: str | bytes) -> None:
     """Writes a file that is there whole or, after a kill, as it was before; its folder is made.
 
     Args:
         path: of the file. On `gs://` an object appears at once; a renaming would add a dozen requests.
-        text: what it holds from now on.
+        content: what it holds from now on.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if is_cloud(path):
-        path.write_text(text)
-        return
-    unfinished = path.parent / f".{path.name}.unfinished"
-    unfinished.write_text(text)
-    unfinished.replace(path)
+    place = path if is_cloud(path) else path.parent / f".{path.name}.unfinished"
+    if isinstance(content, bytes):
+        place.write_bytes(content)
+    else:
+        place.write_text(content)
+    if place is not path:
+        place.replace(path)
 
 
 @contextlib.contextmanager

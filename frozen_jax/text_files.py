@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import gin
 from etils import epath
 
+from frozen_jax import cloud_storage
 from frozen_jax.errors import UserError
 from frozen_jax.text_metrics import METRICS
 
@@ -208,7 +209,7 @@ def rows(file: str) -> Iterator[Row]:
     """
     reader = _json_rows if _suffix(file) in (".jsonl", ".json") else _table_rows
     try:
-        with epath.Path(file).open("rb") as stream:
+        with cloud_storage.open_path(file).open("rb") as stream:
             unpacked: Any = gzip.GzipFile(fileobj=stream) if file.endswith(".gz") else stream
             # A spreadsheet may begin its CSV with a byte order mark.
             with io.TextIOWrapper(unpacked, encoding="utf-8-sig", newline="") as lines:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from frozen_jax import cloud_storage
 from frozen_jax.answering import EvalExample, EvalTask, unchanged
 from frozen_jax.batching import Ragged, TaskTokens
 from frozen_jax.errors import UserError
@@ -76,8 +77,8 @@ def is_complete(directory: epath.PathLike, made: Made) -> bool:
     Raises:
         UserError: if a cache is there that was made with something else.
     """
-    there = (epath.Path(directory) / _MANIFEST).exists()
-    return there and bool(_manifest(epath.Path(directory), made))
+    folder = cloud_storage.open_path(directory)
+    return (folder / _MANIFEST).exists() and bool(_manifest(folder, made))
 
 
 def write(directory: epath.PathLike, made: Made, train: Iterable[TaskTokens], evaluation: Iterable[EvalTask]) -> None:
@@ -89,7 +90,7 @@ def write(directory: epath.PathLike, made: Made, train: Iterable[TaskTokens], ev
         train: the training split of every task that has one.
         evaluation: the other splits, whole.
     """
-    folder = epath.Path(directory)
+    folder = cloud_storage.open_path(directory)
     manifest: dict[str, Any] = {"format": FORMAT, "made": dataclasses.asdict(made), "train": [], "evaluation": []}
     for tokens in train:
         place = folder / _safe(tokens.name)
@@ -115,7 +116,7 @@ def train_tokens(directory: epath.PathLike, made: Made) -> list[TaskTokens]:
     Raises:
         UserError: if there is no cache, it was made with something else, is damaged, or holds no training split.
     """
-    folder = epath.Path(directory)
+    folder = cloud_storage.open_path(directory)
     with _reading(folder):
         found = [_task_tokens(folder, task) for task in _manifest(folder, made)["train"]]
     if not found:
@@ -141,7 +142,7 @@ def eval_tasks(
     Raises:
         UserError: as `train_tokens`.
     """
-    folder = epath.Path(directory)
+    folder = cloud_storage.open_path(directory)
     with _reading(folder):
         described = _manifest(folder, made)["evaluation"]
         found = [_eval_task(folder, task, max_examples, seed) for task in described if task["split"] == split]
@@ -197,10 +198,7 @@ def _safe(name: str) -> str:
 
 def _write(path: epath.Path, content: bytes) -> dict[str, Any]:
     """Writes a file whole or not at all, and describes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.parent / f".{path.name}.unfinished"
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    cloud_storage.write_whole(path, content)
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 

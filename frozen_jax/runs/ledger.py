@@ -21,13 +21,14 @@ from typing import Any
 
 import jax
 
-from frozen_jax import gin_config
+from frozen_jax import cloud_storage, gin_config
 from frozen_jax.errors import UserError
-from frozen_jax.runs import picture
-from frozen_jax.runs.job import Job, TaskData
+from frozen_jax.runs import picture, report
+from frozen_jax.runs.job import Job
 from frozen_jax.runs.matrix import FROZEN, Matrix
 from frozen_jax.runs.modules import Given, Methods, jobs_by_method, read_modules
-from frozen_jax.runs.record import Column, Record, write_whole
+from frozen_jax.runs.record import Column, Record
+from frozen_jax.runs.task_data import TaskData
 
 Tasks = str | Sequence[str] | Mapping[str, Any]
 
@@ -43,7 +44,8 @@ def evaluate_modules(job: Job, modules: Given, tasks: Tasks, split: str, methods
         methods: classes of methods; those of all modules, beside the job's own.
 
     Raises:
-        UserError: for modules or tasks that do not fit, and whatever the data raises.
+        UserError: for modules or tasks that do not fit, and whatever the data raises; at the end, for metrics that
+            failed.
         RuntimeError: if a parameter of the frozen LM has changed: a defect.
     """
     jobs = jobs_by_method(job, methods)
@@ -94,10 +96,11 @@ def _write(job: Job, matrix: Matrix, set_aside: Mapping[str, Any]) -> None:
     text = "\n\n".join(["# Ledger", matrix.markdown(), _verdict(set_aside), _where(matrix)])
     files = {"md": f"{text}\n".encode(), "gin": gin_config.current().encode(), "png": picture.draw(matrix, note)}
     for ending, content in files.items():
-        write_whole(job.directory / f"ledger.{ending}", content)
+        cloud_storage.write_whole(job.directory / f"ledger.{ending}", content)
     print(f"\n{text}\n\nPicture: {job.directory / 'ledger.png'}")
     if not set_aside["parameters"]:
         raise RuntimeError("parameters of the frozen LM have changed while modules were evaluated")
+    report.raise_failures(line for figure in matrix.figures for line in figure.result.failures)
 
 
 def _verdict(set_aside: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from frozen_jax import gin_config
+from frozen_jax import cloud_storage, gin_config
 from frozen_jax.answering import EvalTask
 from frozen_jax.errors import UserError
 from frozen_jax.evaluation import TaskResult, evaluate
@@ -127,7 +127,7 @@ class Record:
         lm = {"name": vars(self._lm)["name"], "fingerprint": vars(self._lm)["fingerprint"], "sha256": self._digest}
         figures = {key: dataclasses.asdict(figure) for key, figure in self._figures.items()}
         found = {"format": FORMAT, "frozen_lm": lm, "set_aside": self._set_aside, "figures": figures}
-        write_whole(self._path, json.dumps(found, indent=1).encode())
+        cloud_storage.write_whole(self._path, json.dumps(found, indent=1).encode())
 
 
 def measure(subject: Subject, model: LanguageModel, column: Column, predictions: epath.Path | None = None) -> Figure:
@@ -153,14 +153,6 @@ def digest(model: nnx.Module) -> str:
         found.update(f"{path} {array.dtype} {array.shape}\n".encode())
         found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
-
-
-def write_whole(path: epath.Path, content: bytes) -> None:
-    """Writes a file: whole or not at all, so that a kill leaves no half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.parent / f".{path.name}.unfinished"
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
 
 
 def _hash(*texts: str) -> str:
