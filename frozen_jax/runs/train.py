@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import gin
@@ -11,7 +12,9 @@ import jax
 import optax
 
 from frozen_jax import freezing, gin_config, partitioning, training
+from frozen_jax.answering import EvalTask
 from frozen_jax.checkpoints import Checkpointer, describe
+from frozen_jax.errors import UserError
 from frozen_jax.evaluation import evaluate
 from frozen_jax.methods.base import parameter_count
 from frozen_jax.metrics import MetricWriter
@@ -48,12 +51,15 @@ def train(
         profile_steps: how many steps to trace into MODEL_DIR/profile.
 
     Raises:
-        UserError: for a batch that the mesh or the microbatches do not divide, and whatever the parts raise; at the
-            very end, for metrics that failed. They do not stop the training.
+        UserError: for a batch that the mesh or the microbatches do not divide, packed rows where the method has none,
+            and whatever the parts raise; at the very end, for metrics that failed. They do not stop the training.
     """
     partitioning.check_batch_size(job.data.batch_size, job.mesh, accumulation_steps)
+    if job.data.pack and not job.method.packs:
+        raise UserError(f"{type(job.method).__name__} needs a row for every example; set TaskData.pack = False")
     batches = job.data.train_batches()
-    validation = job.data.eval_tasks("validation") if eval_period else None
+    validation = job.data.eval_tasks("validation") if eval_period else []
+    reported = job.data.eval_tasks(report_split) if report_split and jax.process_index() == 0 else []
     state, split = training.start(job.method, optimizer, job.mesh, job.rules)
     failures: list[str] = []
     description = describe(job.method, state.trained, seed=job.seed, gin_config=gin_config.current())
@@ -74,17 +80,17 @@ def train(
                 writer=MetricWriter(job.directory, first_step=first, log_period=log_period),
                 checkpointer=checkpointer,
                 save_period=save_period,
-                evaluate=lambda model: _validated(model, validation or [], failures),
+                evaluate=lambda model: _validated(model, validation, failures),
                 eval_period=eval_period,
                 profile_steps=profile_steps,
             )
     job.save_gin_config()  # again: by now, more has been called
-    if report_split is not None and jax.process_index() == 0:
-        failures += _report(job, report_split, steps=max(0, train_steps - first), seconds=time.perf_counter() - began)
+    if reported:
+        failures += _report(job, reported, steps=max(0, train_steps - first), seconds=time.perf_counter() - began)
     report.raise_failures(failures)
 
 
-def _validated(model: Any, tasks: list[Any], failures: list[str]) -> dict[str, float]:
+def _validated(model: Any, tasks: Sequence[EvalTask], failures: list[str]) -> dict[str, float]:
     """The metrics on the validation split, `mean` among them; adds to the failures."""
     results = evaluate(model, tasks)
     metrics, failed = report.flat(results), report.failures(results)
@@ -94,9 +100,8 @@ def _validated(model: Any, tasks: list[Any], failures: list[str]) -> dict[str, f
     return metrics
 
 
-def _report(job: Job, split: str, *, steps: int, seconds: float) -> list[str]:
+def _report(job: Job, tasks: Sequence[EvalTask], *, steps: int, seconds: float) -> list[str]:
     """Prints and writes MODEL_DIR/report.md; returns what failed."""
-    tasks = job.data.eval_tasks(split)
     method = job.trained_method()
     alone = evaluate(job.method.lm, tasks)
     beside = evaluate(method, tasks, predictions_dir=job.directory / "predictions")

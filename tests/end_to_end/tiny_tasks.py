@@ -7,6 +7,7 @@ import seqio
 import tensorflow as tf
 
 from frozen_jax.data import LMVocabulary
+from frozen_jax.text_metrics import accuracy
 
 SIZES = {"train": 64, "validation": 12, "test": 12}
 
@@ -22,10 +23,6 @@ def examples(split, shuffle_files=False, seed=None):
             "targets": ["no" if row[0] % 2 else "yes" for row in rows],
         }
     )
-
-
-def accuracy(targets, predictions):
-    return {"accuracy": sum(t == p for t, p in zip(targets, predictions, strict=True)) / len(targets)}
 
 
 def with_choices(dataset):
