@@ -137,7 +137,7 @@ class CloudStorage(http.server.ThreadingHTTPServer):
     def environment(self):
         """Sends every client here, without credentials of the machine that runs the tests."""
         url = f"http://localhost:{self.server_address[1]}"
-        nowhere = {"CLOUDSDK_CONFIG": "/nonexistent", "GCE_METADATA_ROOT": "localhost:1", "NO_GCE_CHECK": "true"}
+        nowhere = {"CLOUDSDK_CONFIG": "/nonexistent", "GCE_METADATA_ROOT": "nowhere.invalid", "NO_GCE_CHECK": "true"}
         return {"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url, **nowhere}
 
     def put(self, name, content):

@@ -69,12 +69,12 @@ def test_a_refusal_says_what_to_do(cloud, bucket, message):
 
 def test_a_bucket_is_asked_once(cloud, monkeypatch):
     cloud_storage.open_path("gs://bucket/run")
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://localhost:1")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://nowhere.invalid")
     assert cloud_storage.open_path("gs://bucket/run") == epath.Path("gs://bucket/run")
 
 
 def test_a_network_that_is_down_is_given_up(cloud, monkeypatch):
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://localhost:1")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://nowhere.invalid")
     monkeypatch.setattr(cloud_storage, "_SECONDS", 0.2)
     assert "gs://bucket/run: Cloud Storage cannot be reached" in refused("gs://bucket/run")
 
