@@ -32,7 +32,7 @@ Tokens = Int[np.ndarray, "_"]  # of one text; of any length, also beside others
 FEATURES = ("inputs", "targets")
 SEGMENTS = "_segments"  # of the feature before it: which example of a packed row a token belongs to, from 1 on
 SMALLEST_BUCKET = 16
-LENGTH_WINDOW = 32  # batches; of IMDB's 512 tokens a larger one saves no more, see benchmarks/README.md
+LENGTH_WINDOW = 32  # batches; of the FLOPs on IMDB at 512 tokens 8 save 0.31, 32 save 0.34, 128 save 0.35
 
 
 @dataclasses.dataclass(frozen=True)

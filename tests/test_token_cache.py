@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from frozen_jax import text_metrics, token_cache
+from frozen_jax import cloud_storage, text_metrics, token_cache
 from frozen_jax.answering import EvalExample, EvalTask, unchanged
 from frozen_jax.batching import Ragged, TaskTokens
 from frozen_jax.errors import UserError
 from frozen_jax.ordering import sample
 from frozen_jax.tokenizer import load_tokenizer
 from tests import tiny_tokenizer
+from tests.emulated_cloud import serving
 
 LENGTHS = {"inputs": 6, "targets": 3}
 
@@ -213,3 +214,20 @@ def test_a_field_that_is_neither_text_nor_numbers_is_named(made, tmp_path):
     with pytest.raises(UserError, match="field 'odd' of the examples is neither text nor numbers"):
         token_cache.write(tmp_path, made, [], [task])
     assert not token_cache.is_complete(tmp_path, made)
+
+
+def test_a_cache_may_be_in_a_bucket(made, monkeypatch):
+    with serving() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        cloud_storage._ask.cache_clear()
+        cloud_storage._client.cache_clear()
+        assert not token_cache.is_complete("gs://bucket/tokens", made)
+        token_cache.write("gs://bucket/tokens", made, [tokens()], [eval_task()])
+        assert token_cache.is_complete("gs://bucket/tokens", made)
+        assert token_cache.train_tokens("gs://bucket/tokens", made)[0].features["inputs"][0].tolist() == [3, 4, 1]
+        assert len(token_cache.eval_tasks("gs://bucket/tokens", made, "test")[0].examples) == 20
+        with pytest.raises(UserError, match="there is no bucket 'absent'; make it, or mend its name"):
+            token_cache.train_tokens("gs://absent/tokens", made)
+    cloud_storage._ask.cache_clear()
+    cloud_storage._client.cache_clear()
