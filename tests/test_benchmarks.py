@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import train_step
 from frozen_jax.lm.t5 import T5Config
+from tests import tiny
 
 SMALL = T5Config(
     vocab_size=320, emb_dim=32, num_heads=3, head_dim=16, mlp_dim=64, num_encoder_layers=2, num_decoder_layers=2
@@ -26,18 +27,12 @@ def _small(monkeypatch):
 @pytest.mark.loose_promotion
 @pytest.mark.parametrize("changes", [{}, {"targets": 12, "prompt": 2}, {"method": "fine_tuning"}])
 def test_the_bound_is_what_the_step_cannot_do_without(changes, monkeypatch):
-    monkeypatch.setattr(train_step.partitioning, "make_mesh", one_device)
+    monkeypatch.setattr(train_step.partitioning, "make_mesh", lambda: tiny.mesh(1, 1))
     found = train_step.equal_shapes(flags(**changes))
     # At most the attention scores computed again; for gradients of weights, not those of the embeddings.
     assert 0.97 < found["flops_over_bound"] < 1.07
     assert found["examples_per_s"] == pytest.approx(8 / found["seconds_per_step"], rel=0.01)
     assert json.loads(json.dumps(found)) == found
-
-
-def one_device():
-    import jax
-
-    return jax.make_mesh((1, 1), ("data", "model"), devices=jax.devices()[:1])
 
 
 def test_the_bound_counts_a_linear_map_and_an_attention_by_hand():
