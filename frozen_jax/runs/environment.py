@@ -12,6 +12,7 @@ from types import ModuleType, TracebackType
 
 import jax
 
+from frozen_jax.errors import UserError
 from frozen_jax.wheels import cache_folder
 
 _CACHE_BYTES = 4 * 2**30
@@ -53,12 +54,21 @@ def import_data() -> ModuleType:
 
     TensorFlow writes to stderr as it is loaded and as it looks for GPUs, before any of its settings count. It shall not
     have the GPUs: JAX does.
+
+    Raises:
+        UserError: on a host without them.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _without_stderr():
-        from frozen_jax import data
+    try:
+        with _without_stderr():
+            from frozen_jax import data
 
-        data.tf.config.set_visible_devices([], "GPU")
+            data.tf.config.set_visible_devices([], "GPU")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"tasks are read with seqio and TensorFlow, which this host lacks ({error}); make token files where they "
+            "are, with --run_mode=cache, and set TOKEN_CACHE_DIR"
+        ) from error
     return data
 
 
