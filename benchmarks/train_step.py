@@ -36,6 +36,7 @@ from frozen_jax.lm.t5 import T5, T5Config
 from frozen_jax.methods.base import Method
 from frozen_jax.methods.fine_tuning import FineTuning
 from frozen_jax.methods.prompt_tuning import PromptTuning, random_uniform
+from frozen_jax.runs import environment
 from frozen_jax.types import Batch
 
 SHAPE = T5Config(
@@ -62,6 +63,7 @@ def main() -> None:
     )
     parser.add_argument("--write_tokens", help="write the tokens of --imdb to this .npz file, for peers")
     args = parser.parse_args()
+    environment.prepare()  # as run.py: compiled programs are kept, and a second run has not the compiler's memory
     print(json.dumps(real_text(args) if args.imdb else equal_shapes(args)))
 
 

@@ -1,4 +1,4 @@
-"""seqio tasks and mixtures as batches of numpy arrays. The only file that imports seqio, which takes 10 to 15 seconds.
+"""seqio tasks and mixtures as batches of numpy arrays. Beside `lm_vocabulary` the only file that imports seqio: 15 s.
 
     seqio task ──▶ its split, tokenized once, in memory ──▶ training: `batching.Batches`, by batch number
                                                        ├──▶ evaluation: `answering.EvalTask`, in the order of the file
