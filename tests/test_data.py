@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from frozen_jax import data
 from frozen_jax.errors import UserError
-from frozen_jax.runs import job
+from frozen_jax.runs import task_data
 from frozen_jax.tokenizer import lm_tokenizer
 from tests import tiny_tokenizer
 from tests.tiny_tokenizer import NUMBERS
@@ -217,11 +217,13 @@ def test_a_run_finds_caches_in_the_folders_it_is_given(tmp_path, monkeypatch):
     add("cached")
     write_cache(tmp_path / "cached", [([7, 8], [9])])
     monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [])
-    monkeypatch.setattr(job, "import_data", lambda: data)
+    monkeypatch.setattr(task_data, "import_data", lambda: data)
     elsewhere, here = str(tmp_path / "elsewhere"), str(tmp_path)
     with pytest.raises(UserError, match=f"cached has no seqio cache in .*{elsewhere}"):
-        job.TaskData("cached", LENGTHS, 1, module="seqio", use_cached=True, cache_dirs=[elsewhere]).train_batches()
-    found = job.TaskData("cached", LENGTHS, 1, module="seqio", use_cached=True, cache_dirs=[elsewhere, here])
+        task_data.TaskData(
+            "cached", LENGTHS, 1, module="seqio", use_cached=True, cache_dirs=[elsewhere]
+        ).train_batches()
+    found = task_data.TaskData("cached", LENGTHS, 1, module="seqio", use_cached=True, cache_dirs=[elsewhere, here])
     assert found.train_batches().tasks[0].features["inputs"][0].tolist() == [7, 8, 1]
 
 

@@ -117,7 +117,7 @@ def test_a_task_module_that_registers_a_name_twice(tmp_path, monkeypatch, table)
     module += "    source=common.source(dict, {}), preprocessors=[], output_features={})\n"
     (tmp_path / "twice_named.py").write_text(module)
     monkeypatch.syspath_prepend(tmp_path)
-    message = r"'twice_named' does not import: .*twice_named.py, line 5, registers 'evenness', and that name is taken"
+    message = r"'twice_named' does not import: .* 'evenness', which is there already; .*\(twice_named, line 5\)"
     with pytest.raises(UserError, match=message):
         data.load_task_module("twice_named")
 

@@ -233,7 +233,9 @@ def test_mixture_of_all_tasks_with_choices():
 
 
 def test_batches_of_the_mixture():
-    batches: Batches = data.train_batches("four_classifications", LENGTHS, 16, split="validation")
+    batches: Batches = data.train_batches(
+        "four_classifications", {"inputs": 128, "targets": 16}, 16, split="validation"
+    )
     drawn = [batches.tasks[task].name for number in range(40) for task, _ in batches.rows(number)]
     assert {name: round(drawn.count(name) / len(drawn), 1) for name in set(drawn)} == pytest.approx(
         dict.fromkeys(FOUR, 0.25), abs=0.06
