@@ -18,7 +18,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -150,7 +150,7 @@ def real_text(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def trainer(args: argparse.Namespace) -> tuple[training.TrainState, Any, Callable[..., Any]]:
+def trainer(args: argparse.Namespace) -> tuple[training.TrainState, Any, Any]:
     """Makes state, frozen parameters and compiled step, as a run does.
 
     Args:
@@ -213,8 +213,8 @@ def imdb_tokens(args: argparse.Namespace) -> tuple[TaskTokens, int]:
     tokenizer = load_tokenizer("titler-t5-small")
     examples = imdb.examples()["train"][: LENGTH_WINDOW * args.batch]
     rows = {
-        "inputs": [[*tokenizer.encode(e["inputs"])[: args.imdb - 1], tokenizer.eos_id] for e in examples],
-        "targets": [[*tokenizer.encode(e["targets"])[: args.targets - 1], tokenizer.eos_id] for e in examples],
+        "inputs": [[*tokenizer.encode(str(e["inputs"]))[: args.imdb - 1], tokenizer.eos_id] for e in examples],
+        "targets": [[*tokenizer.encode(str(e["targets"]))[: args.targets - 1], tokenizer.eos_id] for e in examples],
     }
     ragged = {name: Ragged.from_sequences(map(np.array, sequences)) for name, sequences in rows.items()}
     if args.write_tokens:
