@@ -46,7 +46,7 @@ $(python):
 
 # Each stamp is newer than the requirements that it stands for: editing them installs again, and nothing else does.
 $(to_run): requirements.txt | $(python)
-	@echo "Installing requirements.txt into $(VENV): 3.3 GB, one to three minutes."
+	@echo "Installing requirements.txt into $(VENV): 3.4 GB, one to three minutes."
 	@$(install) --requirement requirements.txt
 	@touch $@
 
