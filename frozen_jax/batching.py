@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 import itertools
 import queue
 import threading
@@ -69,7 +70,7 @@ class Ragged:
         """Sequence `index`, not copied."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
-    @property
+    @functools.cached_property  # asked for once a window of batches, of all sequences
     def lengths(self) -> Int[np.ndarray, " N"]:
         """The length of each sequence."""
         return np.diff(self.offsets)

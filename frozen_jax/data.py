@@ -197,7 +197,7 @@ def eval_tasks(
 def cacheable(
     mixture_or_task_name: str, task_feature_lengths: Mapping[str, int], *, seed: int = 0, use_cached: bool = False
 ) -> Iterator[EvalTask]:
-    """Every split but "train" of every task, for `token_cache.write`.
+    """Every split but "train" of every task, for `token_cache.write`, read one after the other.
 
     Args:
         mixture_or_task_name: registered in a module that has been imported.
@@ -205,17 +205,18 @@ def cacheable(
         seed: of random preprocessors.
         use_cached: read the task's seqio cache instead of its source.
 
-    Yields:
+    Returns:
         The splits, whole.
 
     Raises:
-        UserError: as `eval_tasks`, and for a task in another vocabulary than the LM's.
+        UserError: for a task in another vocabulary than the LM's, before anything is read; then as `eval_tasks`.
     """
     tasks = task_rates(mixture_or_task_name)
     for task in tasks:
         _check_vocabulary(task)
-    for split in sorted({split for task in tasks for split in task.splits} - {"train"}):
-        yield from eval_tasks(mixture_or_task_name, task_feature_lengths, split, seed=seed, use_cached=use_cached)
+    splits = sorted({split for task in tasks for split in task.splits} - {"train"})
+    what = (mixture_or_task_name, task_feature_lengths)
+    return (task for split in splits for task in eval_tasks(*what, split, seed=seed, use_cached=use_cached))
 
 
 def _check_vocabulary(task: seqio.Task) -> None:
@@ -309,7 +310,8 @@ def _packed(task: TaskTokens, lengths: Mapping[str, int], seed: int) -> TaskToke
     """Rows in which seqio's packer has put as many examples as fit, met in an order that depends on the seed alone."""
     order = permutation(len(task), seed, task.name, "packing")
     # One more than each token: the packer takes 0 for padding, and token 0 is a real token elsewhere.
-    columns: Any = {name: tf.gather(_tensor(ragged) + 1, order) for name, ragged in task.features.items()}
+    tensors = {name: _RaggedTensor.from_row_splits(r.tokens, r.offsets) for name, r in task.features.items()}
+    columns: Any = {name: tf.gather(tensor + 1, order) for name, tensor in tensors.items()}
     rows = seqio.trim_and_pack_dataset(tf.data.Dataset.from_tensor_slices(columns), lengths).batch(1024)
     batches: list[Any] = list(rows.as_numpy_iterator())
     features: dict[str, Ragged] = {}
@@ -319,10 +321,6 @@ def _packed(task: TaskTokens, lengths: Mapping[str, int], seed: int) -> TaskToke
         features |= {name: Ragged.from_sequences(tokens), name + SEGMENTS: Ragged.from_sequences(segments)}
     rows_per_example = len(features["inputs"]) / max(1, len(task))
     return TaskTokens(task.name, features, task.rate * rows_per_example)
-
-
-def _tensor(ragged: Ragged) -> tf.RaggedTensor:
-    return _RaggedTensor.from_row_splits(ragged.tokens, ragged.offsets)
 
 
 def _ragged(batches: Sequence[tf.RaggedTensor]) -> Ragged:

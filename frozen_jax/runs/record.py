@@ -111,9 +111,10 @@ class Record:
             first = self.figures(subject, None, columns)
             again = [measure(subject, self._lm, column) for column in columns]
             pairs = [(one.values(), other.values()) for one, other in zip(first, again, strict=True)]
+            now = digest(self._lm)
             self._set_aside = {
-                "sha256": digest(self._lm),
-                "parameters": digest(self._lm) == self._digest,
+                "sha256": now,
+                "parameters": now == self._digest,
                 "figures": json.dumps([one for one, _ in pairs]) == json.dumps([other for _, other in pairs]),
                 "largest_difference": max(abs(one[name] - other[name]) for one, other in pairs for name in one),
             }
