@@ -30,6 +30,18 @@ class Segments(NamedTuple):
     targets: Int[Array, "B T"]
 
 
+class EncoderInputs(NamedTuple):
+    """The inputs once more, for an encoder with a vocabulary of its own; S2 is their length in it.
+
+    Attributes:
+        tokens: [B, S2] token ids, padded on the right.
+        mask: [B, S2] True at real tokens.
+    """
+
+    tokens: Int[Array, "B S2"]
+    mask: Bool[Array, "B S2"]
+
+
 class Batch(NamedTuple):
     """One batch of examples, padded on the right.
 
@@ -42,6 +54,7 @@ class Batch(NamedTuple):
         targets: [B, T] token ids to predict, end-of-sequence token included, not yet shifted.
         targets_weights: [B, T] weight of each target token in the loss; 0 at padding.
         segments: of packed rows; None where every row is one example.
+        encoder_inputs: what the encoder of a prompt generator reads instead of the inputs; None where it reads them.
     """
 
     inputs: Int[Array, "B S"]
@@ -49,3 +62,4 @@ class Batch(NamedTuple):
     targets: Int[Array, "B T"]
     targets_weights: Float[Array, "B T"]
     segments: Segments | None = None
+    encoder_inputs: EncoderInputs | None = None

@@ -24,7 +24,7 @@ from frozen_jax.errors import UserError
 from frozen_jax.lm import decoding
 from frozen_jax.lm.layers import Dropout
 from frozen_jax.partitioning import spread_rows
-from frozen_jax.types import Array, Segments
+from frozen_jax.types import Array, EncoderInputs, Segments
 
 
 class Cache(Protocol):
@@ -38,7 +38,7 @@ class Cache(Protocol):
 class LanguageModel(nnx.Module):
     """The seam, abstract, and what is written once over it.
 
-    The five abstract calls are traced inside compiled functions; `logits`, `score` and `generate` compile themselves,
+    The six abstract calls are traced inside compiled functions; `logits`, `score` and `generate` compile themselves,
     once for each shape.
 
     Attributes:
@@ -52,6 +52,10 @@ class LanguageModel(nnx.Module):
     @abc.abstractmethod
     def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
         """Returns the embeddings of tokens, in the compute dtype."""
+
+    @abc.abstractmethod
+    def encode(self, inputs: Float[Array, "B S D"], inputs_mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
+        """Returns what the LM makes of its inputs: the hidden states of every position, for a method that reads them."""
 
     @abc.abstractmethod
     def hidden_states(
@@ -100,9 +104,16 @@ class LanguageModel(nnx.Module):
         """Returns logits in float32."""
 
     def read(
-        self, inputs: Int[Array, "B S"], inputs_mask: Bool[Array, "B S"]
+        self, inputs: Int[Array, "B S"], inputs_mask: Bool[Array, "B S"], encoder_inputs: EncoderInputs | None = None
     ) -> tuple[Float[Array, "B S2 D"], Bool[Array, "B S2"]]:
-        """Returns the embeddings that the LM reads and their mask. What stands *before* a frozen LM overrides this."""
+        """Returns the embeddings that the LM reads and their mask. What stands *before* a frozen LM overrides this.
+
+        Args:
+            inputs: token ids, padded on the right.
+            inputs_mask: True where an input is real.
+            encoder_inputs: the same for a method whose encoder has another vocabulary; an LM itself has no use for it.
+        """
+        del encoder_inputs
         return self.embed(inputs), inputs_mask
 
     def target_logits(

@@ -356,6 +356,10 @@ class T5(LanguageModel):
         begins = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
         return jnp.where(begins[..., None], start, shifted)
 
+    def encode(self, inputs: Float[Array, "B S D"], inputs_mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
+        """Runs the encoder."""
+        return self.encoder(inputs, inputs_mask)
+
     def hidden_states(
         self,
         inputs: Float[Array, "B S D"],

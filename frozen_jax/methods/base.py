@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 from frozen_jax.freezing import Rules
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.lm.layers import Dropout
-from frozen_jax.types import Array, Segments
+from frozen_jax.types import Array, EncoderInputs, Segments
 
 
 class Method(LanguageModel):
@@ -49,14 +49,18 @@ class Method(LanguageModel):
         return None
 
     def read(
-        self, inputs: Int[Array, "B S"], inputs_mask: Bool[Array, "B S"]
+        self, inputs: Int[Array, "B S"], inputs_mask: Bool[Array, "B S"], encoder_inputs: EncoderInputs | None = None
     ) -> tuple[Float[Array, "B S2 D"], Bool[Array, "B S2"]]:
         """Returns what the LM reads: here, the inputs alone."""
-        return self.lm.read(inputs, inputs_mask)
+        return self.lm.read(inputs, inputs_mask, encoder_inputs)
 
     def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
         """Returns the LM's embeddings of tokens."""
         return self.lm.embed(tokens)
+
+    def encode(self, inputs: Float[Array, "B S D"], inputs_mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
+        """Returns what the LM makes of its inputs."""
+        return self.lm.encode(inputs, inputs_mask)
 
     def hidden_states(
         self,

@@ -24,7 +24,7 @@ from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.methods.base import Method
 from frozen_jax.tokenizer import load_tokenizer
-from frozen_jax.types import Array
+from frozen_jax.types import Array, EncoderInputs
 
 Initializer = Callable[[LanguageModel, int, PRNGKeyArray], Float[Array, "P D"]]
 
@@ -129,10 +129,10 @@ class PromptTuning(Method):
         self.prompt = nnx.Param(initializer(lm, length, jax.random.key(seed)))
 
     def read(
-        self, inputs: Int[Array, "B S"], inputs_mask: Bool[Array, "B S"]
+        self, inputs: Int[Array, "B S"], inputs_mask: Bool[Array, "B S"], encoder_inputs: EncoderInputs | None = None
     ) -> tuple[Float[Array, "B PS D"], Bool[Array, "B PS"]]:
         """Puts the prompt in front of the inputs."""
-        embeddings, mask = self.lm.read(inputs, inputs_mask)
+        embeddings, mask = self.lm.read(inputs, inputs_mask, encoder_inputs)
         return prepend(self.prompt[...], embeddings, mask)
 
 
