@@ -27,7 +27,8 @@ LOGICAL_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r".*mlp/wo/kernel", ("mlp", "embed")),
     (r".*logits_dense/kernel", ("embed", "vocab")),
     (r".*norm/scale", ("embed",)),
-    (r".*prompt", ("length", "embed")),
+    (r".*(prompt|latents)", ("length", "embed")),
+    (r".*projection/kernel", ("embed", "embed")),
 )
 """Parameter path → logical axes. A path through `layers/` has the axis `layers` in front."""
 

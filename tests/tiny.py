@@ -12,7 +12,8 @@ from flax import nnx
 from frozen_jax.lm.t5 import T5, T5Config
 from frozen_jax.methods.base import Method
 from frozen_jax.methods.fine_tuning import FineTuning
-from frozen_jax.methods.prompt_tuning import PromptTuning, sampled_vocabulary
+from frozen_jax.methods.prompt_tuning import PromptTuning
+from frozen_jax.methods.prompts import sampled_vocabulary
 from frozen_jax.types import Batch
 
 CONFIG = T5Config(

@@ -55,7 +55,7 @@ class LanguageModel(nnx.Module):
 
     @abc.abstractmethod
     def encode(self, inputs: Float[Array, "B S D"], inputs_mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
-        """Returns what the LM makes of its inputs: the hidden states of every position, for a method that reads them."""
+        """Returns the hidden states of all inputs, for methods that read what the LM makes of them."""
 
     @abc.abstractmethod
     def hidden_states(
