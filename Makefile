@@ -1,4 +1,4 @@
-# make quickstart   train a prompt for a real, frozen T5 and print its accuracy before and after
+# make quickstart   train a static prompt and a generator of prompts beside a real, frozen T5, and compare them
 # make test         lint, types and tests
 # make lint         ruff and the type checker alone
 # make format       put the code into the house's format
@@ -19,7 +19,9 @@ to_test := $(VENV)/.installed-to-test
 .PHONY: quickstart test lint format clean
 
 quickstart: $(to_run)
-	$(python) run.py --gin_file=gin/runs/quickstart.gin
+	$(python) run.py --gin_file=gin/runs/quickstart.gin --gin_file=gin/methods/prompt_tuning.gin --gin.MODEL_DIR=runs/quickstart_static --gin.train.report_split=None
+	$(python) run.py --gin_file=gin/runs/quickstart.gin --gin.train.report_split=None
+	$(python) run.py --gin_file=gin/runs/quickstart_comparison.gin --run_mode=eval
 
 # pytest comes last, so that its verdict is the last line printed.
 test: lint
