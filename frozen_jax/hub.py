@@ -1,7 +1,8 @@
-"""The Hugging Face hub, as far as this project needs it: fetching a few files of a model repository."""
+"""The Hugging Face hub, as far as this project needs it: fetching a few files of a repository of a model or of data."""
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import re
 from collections.abc import Sequence
@@ -41,8 +42,51 @@ def fetch_snapshot(hub_id: str, patterns: Sequence[str], revision: str | None = 
         return pathlib.Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # of whichever HTTP library it has inside
         place = f"{hub_id!r} at revision {revision!r}" if revision else repr(hub_id)
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{place} is no folder here and could not be fetched from the hub: {reason}") from error
+        raise UserError(
+            f"{place} is no folder here and could not be fetched from the hub: {_one_line(error)}"
+        ) from error
+
+
+@functools.cache
+def data_files(hub_id: str) -> tuple[str, ...]:
+    """Lists a repository of data; the hub is asked once.
+
+    Args:
+        hub_id: `organisation/name`.
+
+    Returns:
+        The paths of its files in the repository.
+
+    Raises:
+        UserError: if the hub cannot be reached, or has no such repository.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        return tuple(HfApi().list_repo_files(hub_id, repo_type="dataset"))
+    except Exception as error:
+        raise UserError(f"the hub could not be asked for the files of {hub_id!r}: {_one_line(error)}") from error
+
+
+def fetch_data_file(hub_id: str, file: str) -> pathlib.Path:
+    """Downloads one file of a repository of data, or finds it in the hub's own cache.
+
+    Args:
+        hub_id: `organisation/name`.
+        file: its path in the repository.
+
+    Returns:
+        Where it is now.
+
+    Raises:
+        UserError: if it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return pathlib.Path(hf_hub_download(hub_id, file, repo_type="dataset"))
+    except Exception as error:
+        raise UserError(f"{file} of {hub_id!r} could not be fetched from the hub: {_one_line(error)}") from error
 
 
 def find_revision(hub_id: str, files: Sequence[str], limit: int = 20) -> str | None:
@@ -68,3 +112,7 @@ def find_revision(hub_id: str, files: Sequence[str], limit: int = 20) -> str | N
     except Exception:  # the caller has a message to show; this only makes it more exact
         return None
     return None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
