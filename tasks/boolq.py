@@ -67,7 +67,7 @@ def example(record: Mapping[str, Any]) -> Example:
     Returns:
         The example.
     """
-    passage, question = _parts(record)
+    passage, question = parts(record)
     inputs = f"Answer the question from the passage, yes or no. Question: {question}? Passage: {passage}"
     return choices.example(inputs, record["choices"], record["gold"])
 
@@ -81,12 +81,19 @@ def must_not_leak(record: Mapping[str, Any]) -> list[str]:
     Returns:
         Its passage, title included, and its question.
     """
-    passage, question = _parts(record)
+    passage, question = parts(record)
     return [f"passage: {passage}", f"question: {question}"]
 
 
-def _parts(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Passage and question, without its question mark."""
+def parts(record: Mapping[str, Any]) -> tuple[str, str]:
+    """What a record asks about what.
+
+    Args:
+        record: of the source.
+
+    Returns:
+        Its passage, title included, and its question without the question mark.
+    """
     passage, _, question = record["query"].removesuffix("?\nAnswer:").rpartition("\nQuestion: ")
     return passage, question
 

@@ -39,14 +39,24 @@ CHOICES = ["yes", "no", "maybe"]  # by label
 
 
 @functools.cache
-def examples() -> dict[str, list[Example]]:
+def records() -> dict[str, list[dict[str, Any]]]:
     """Reads the passages.
+
+    Returns:
+        The records of each split.
+    """
+    found = arrow.read("super_glue/cb/validation")
+    return carve(found, [must_not_leak(record) for record in found], SMALL)
+
+
+@functools.cache
+def examples() -> dict[str, list[Example]]:
+    """The passages as examples.
 
     Returns:
         The examples of each split.
     """
-    records = arrow.read("super_glue/cb/validation")
-    return carve([example(record) for record in records], [must_not_leak(record) for record in records], SMALL)
+    return {split: [example(record) for record in members] for split, members in records().items()}
 
 
 def example(record: Mapping[str, Any]) -> Example:

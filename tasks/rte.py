@@ -40,14 +40,24 @@ CHOICES = ["yes", "no"]  # by label
 
 
 @functools.cache
-def examples() -> dict[str, list[Example]]:
+def records() -> dict[str, list[dict[str, Any]]]:
     """Reads the pairs.
+
+    Returns:
+        The records of each split.
+    """
+    found = arrow.read("glue/rte/validation")
+    return carve(found, [must_not_leak(record) for record in found], SMALL)
+
+
+@functools.cache
+def examples() -> dict[str, list[Example]]:
+    """The pairs as examples.
 
     Returns:
         The examples of each split.
     """
-    records = arrow.read("glue/rte/validation")
-    return carve([example(record) for record in records], [must_not_leak(record) for record in records], SMALL)
+    return {split: [example(record) for record in members] for split, members in records().items()}
 
 
 def example(record: Mapping[str, Any]) -> Example:

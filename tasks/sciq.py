@@ -43,14 +43,24 @@ ANSWERS = ("correct_answer", "distractor1", "distractor2", "distractor3")
 
 
 @functools.cache
-def examples() -> dict[str, list[Example]]:
+def records() -> dict[str, list[dict[str, Any]]]:
     """Reads the questions.
+
+    Returns:
+        The records of each split.
+    """
+    found = arrow.read("sciq/none/validation")
+    return carve(found, [must_not_leak(record) for record in found], SMALL)
+
+
+@functools.cache
+def examples() -> dict[str, list[Example]]:
+    """The questions as examples.
 
     Returns:
         The examples of each split.
     """
-    records = arrow.read("sciq/none/validation")
-    return carve([example(record) for record in records], [must_not_leak(record) for record in records], SMALL)
+    return {split: [example(record) for record in members] for split, members in records().items()}
 
 
 def example(record: Mapping[str, Any]) -> Example:

@@ -35,14 +35,24 @@ CHOICES = ["negative", "positive"]  # by label
 
 
 @functools.cache
-def examples() -> dict[str, list[Example]]:
+def records() -> dict[str, list[dict[str, Any]]]:
     """Reads the sentences.
+
+    Returns:
+        The records of each split.
+    """
+    found = arrow.read("glue/sst2/validation")
+    return carve(found, [[record["sentence"]] for record in found], SMALL)
+
+
+@functools.cache
+def examples() -> dict[str, list[Example]]:
+    """The sentences as examples.
 
     Returns:
         The examples of each split.
     """
-    records = arrow.read("glue/sst2/validation")
-    return carve([example(record) for record in records], [[record["sentence"]] for record in records], SMALL)
+    return {split: [example(record) for record in members] for split, members in records().items()}
 
 
 def example(record: Mapping[str, Any]) -> Example:
