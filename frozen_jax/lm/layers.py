@@ -230,6 +230,11 @@ def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.R
     return make_all(rngs)
 
 
+def len_layers(layers: Any) -> int:
+    """Returns L of stacked layers."""
+    return jax.tree.leaves(nnx.state(layers))[0].shape[0]
+
+
 def scan_layers(layers: Any, body: Callable[[Any, Any, Any], Any], carry: Any, xs: Any = None) -> Any:
     """Runs `carry = body(layer, carry, x)` over stacked layers and returns the last carry.
 

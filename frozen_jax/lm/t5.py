@@ -39,6 +39,7 @@ from frozen_jax.lm.layers import (
     RMSNorm,
     TokenEmbedder,
     apply_dropout,
+    len_layers,
     mask_bias,
     same_segment,
     scan_layers,
@@ -317,11 +318,6 @@ class Decoder(nnx.Module):
         hidden, keys, values = scan_layers(self.layers, body, carry, xs)
         cache = cache._replace(self_keys=keys, self_values=values, length=cache.length + 1)
         return self.decoder_norm(hidden)[:, 0], cache
-
-
-def len_layers(layers: Any) -> int:
-    """Returns L of stacked layers."""
-    return jax.tree.leaves(nnx.state(layers))[0].shape[0]
 
 
 class T5(LanguageModel):
