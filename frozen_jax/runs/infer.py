@@ -7,18 +7,22 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import gin
 import numpy as np
 from etils import epath
+from jaxtyping import Bool, Int
 from tqdm import tqdm
 
 from frozen_jax import cloud_storage
-from frozen_jax.batching import bucket_of, default_buckets, pad
+from frozen_jax.batching import ENCODER_INPUTS, Tokens, bucket_of, default_buckets, pad
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.runs.job import Job
-from frozen_jax.tokenizer import Tokenizer, lm_tokenizer
+from frozen_jax.runs.task_data import TaskData
+from frozen_jax.tokenizer import lm_tokenizer
+from frozen_jax.types import EncoderInputs
 
 _WRITE_SECONDS = 10  # what a kill may cost
 
@@ -51,7 +55,7 @@ def infer(
     """
     lines = None if input_file is None else _read(input_file)
     model = job.method.lm if checkpoint == "none" else job.trained_method(checkpoint)
-    answer = _Answerer(lm_tokenizer(), job.data.task_feature_lengths["inputs"], max_length, num_beams)
+    answer = _Answerer(job.data, max_length, num_beams)
     if input_file is None or lines is None:
         _ask(job.method.lm, model, answer)
         return
@@ -79,23 +83,30 @@ def _answer_lines(lines: list[dict], output: epath.Path, answer: Callable[..., l
 class _Answerer:
     """Texts to texts, in batches of few shapes."""
 
-    def __init__(self, tokenizer: Tokenizer, inputs_length: int, max_length: int, num_beams: int) -> None:
-        self._tokenizer, self._inputs_length = tokenizer, inputs_length
+    def __init__(self, data: TaskData, max_length: int, num_beams: int) -> None:
+        self._tokenizer, self._lengths = lm_tokenizer(), data.task_feature_lengths
+        self._encoder_tokens = data.encoder_tokens
         self._max_length, self._num_beams = max_length, num_beams
 
     def __call__(self, model: LanguageModel, texts: list[str], rows: int = 1) -> list[str]:
         """Answers texts; inputs are cut like the task's, and the last batch is filled up to `rows`."""
-        tokens = [self._tokens(text) for text in texts] + [self._tokens("")] * (rows - len(texts))
-        width = bucket_of(max(map(len, tokens)), default_buckets(self._inputs_length))
-        padded, mask = pad(tokens, width, model.pad_id)
-        written = model.generate(
-            padded, max_length=self._max_length, num_beams=self._num_beams, inputs_lengths=mask.sum(1)
-        )
+        filled = [*texts, *[""] * (rows - len(texts))]
+        padded, mask = _padded([self._tokens(text) for text in filled], self._lengths["inputs"], model.pad_id)
+        settings: dict[str, Any] = {"max_length": self._max_length, "num_beams": self._num_beams}
+        again = [tokens for text in filled if (tokens := self._encoder_tokens(text)) is not None]
+        if again:
+            length = self._lengths.get(ENCODER_INPUTS, len(again[0]))
+            settings |= {"encoder_inputs": EncoderInputs(*_padded(again, length, 0))}
+        written = model.generate(padded, inputs_lengths=mask.sum(1), **settings)
         return [self._tokenizer.decode(row) for row in np.asarray(written)[: len(texts)].tolist()]
 
-    def _tokens(self, text: str) -> np.ndarray:
-        ids = self._tokenizer.encode(text)[: self._inputs_length - 1]
+    def _tokens(self, text: str) -> Tokens:
+        ids = self._tokenizer.encode(text)[: self._lengths["inputs"] - 1]
         return np.array([*ids, self._tokenizer.eos_id], np.int32)
+
+
+def _padded(rows: list[Tokens], longest: int, pad_id: int) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
+    return pad(rows, bucket_of(max(map(len, rows)), default_buckets(longest)), pad_id)
 
 
 def _read(path: str) -> list[dict]:
