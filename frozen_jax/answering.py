@@ -132,8 +132,8 @@ class Rows:
         Args:
             model: a frozen LM, or a method around one.
             batch_size: the most rows of a batch.
-            buckets: the lengths to which inputs are padded; by default powers of two from 16 up, the last maybe 3 / 4 of
-                one.
+            buckets: the lengths to which inputs are padded; by default powers of two from 16 up, the last may
+                be 3 / 4 of one.
             task: whose rows they are, for messages.
         """
         self._model, self._batch_size, self._buckets, self._task = model, batch_size, buckets, task

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import gin
 
 from frozen_jax.evaluation import evaluate
 from frozen_jax.runs import ledger, report
+from frozen_jax.runs.data_sets import Layout
 from frozen_jax.runs.job import Job
 from frozen_jax.runs.modules import Given, Methods
 
@@ -20,10 +23,14 @@ def evaluate_module(
     modules: Given | None = None,
     tasks: ledger.Tasks | None = None,
     methods: Methods = (),
+    held_out: Sequence[str] = (),
+    averaged: Sequence[str] | None = None,
+    compare: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Evaluates on a split, writes predictions to MODEL_DIR/predictions and prints the table.
 
-    With `modules` or `tasks` it makes the ledger instead: every module on every task, see `ledger`.
+    With `modules`, `tasks` or what follows them it makes the ledger instead: every module on every task, see `ledger`.
+    Tasks that are templates, `p3.glue_sst2.review`, are summed up by data set, `p3.glue_sst2`: see `data_sets`.
 
     Args:
         job: the method, its data and the run's folder.
@@ -33,15 +40,20 @@ def evaluate_module(
         modules: of the ledger: {row: its seeds' run folders}, or run folders; None is the one of `checkpoint`.
         tasks: of the ledger: tasks or mixtures, or {name: feature lengths}; None is the job's.
         methods: classes of the modules' methods beside the job's own: [@PromptTuning, @FineTuning].
+        held_out: of the ledger: data sets that nothing was trained on, for tables of their own.
+        averaged: of the ledger: the data sets over which metrics are averaged; None is all.
+        compare: of the ledger: pairs of rows, for their paired differences: [("ID-PT", "static prompt")].
 
     Raises:
         UserError: for a missing checkpoint, one of another LM, and whatever the data raises; at the end, for failed
             metrics.
     """
-    if modules is not None or tasks is not None:
+    layout = Layout(held_out, averaged, compare)
+    if modules is not None or tasks is not None or layout != Layout():
         one = [] if checkpoint == "none" else [checkpoint or job.model_dir]
         names = job.data.mixture_or_task_name if tasks is None else tasks
-        ledger.evaluate_modules(job, one if modules is None else modules, names, split, methods)
+        asked = layout if layout != Layout() else None
+        ledger.evaluate_modules(job, one if modules is None else modules, names, split, methods, asked)
         return
     columns = {}
     method = None if checkpoint == "none" else job.trained_method(checkpoint)
