@@ -83,7 +83,7 @@ def test_templates_are_summed_up_by_data_set(modules, tmp_path):
     assert text in done.stdout
     assert not (tmp_path / "ledger.md").exists()
     trained, held_out = text.split("## Trained on")[1].split("## Held out")
-    assert len(re.findall(r"^\| tiny.even +\| 2 +\| 24 \(test\) ", trained, re.MULTILINE)) == 3
+    assert len(re.findall(r"^\| tiny.even +\| 2 +\| 24 \(validation\) ", trained, re.MULTILINE)) == 3
     assert "tiny.odd" in held_out
     assert "tiny.odd" not in trained
     assert "its parameters are the same, bit for bit" in text
