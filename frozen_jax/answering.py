@@ -4,22 +4,27 @@
     examples without                 the model writes the answer, greedily
     all                              the log-likelihood of the target, in nats
 
-Rows go through the model in batches of few shapes, so that little is compiled; the last batch is filled up.
+Rows go through the model in batches of few shapes, so that little is compiled: a task's batches have as many rows each,
+the last is filled up, and lengths and numbers of choices are rounded up to what other tasks have as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from frozen_jax.batching import SMALLEST_BUCKET, Tokens, bucket_of, default_buckets, pad
+from frozen_jax.batching import SMALLEST_BUCKET, Tokens, bucket_of, default_buckets, pad, rounded_up
 from frozen_jax.errors import UserError
 from frozen_jax.types import Array, EncoderInputs
+
+_SHORTEST_TARGET = 4  # tokens; a program for two would cost more than the two save
 
 
 @runtime_checkable
@@ -131,8 +136,9 @@ class Rows:
 
         Args:
             model: a frozen LM, or a method around one.
-            batch_size: rows of every batch.
-            buckets: the lengths to which inputs are padded; by default powers of two from 16 up.
+            batch_size: the most rows of a batch.
+            buckets: the lengths to which inputs are padded; by default powers of two from 16 up, the last may
+                be 3 / 4 of one.
             task: whose rows they are, for messages.
         """
         self._model, self._batch_size, self._buckets, self._task = model, batch_size, buckets, task
@@ -149,8 +155,9 @@ class Rows:
         Returns:
             For each of them the nats of its texts.
         """
-        most, nothing = max(map(len, targets)), np.zeros(0, np.int32)
-        buckets = default_buckets(max(len(tokens) for texts in targets for tokens in texts))
+        most, nothing = rounded_up(max(map(len, targets))), np.zeros(0, np.int32)
+        longest = max(len(tokens) for texts in targets for tokens in texts)
+        buckets = default_buckets(rounded_up(max(longest, _SHORTEST_TARGET)))
 
         def scores(rows: Sequence[int], tokens: Array, **read: Any) -> Array:
             texts = [text for row in rows for text in [*targets[row], *[nothing] * (most - len(targets[row]))]]
@@ -187,8 +194,9 @@ class Rows:
         found: list[Any] = [None] * len(inputs)
         buckets = self._checked_buckets(max(map(len, inputs)))
         with tqdm(total=len(inputs), desc=f"{verb} {self._task}", unit="row", disable=None) as bar:
-            for rows in self._batches(inputs):
-                filled = [*rows, *rows[:1] * (self._batch_size - len(rows))]  # what the repeated row says is dropped
+            size = self._rows_of_a_batch(len(inputs))
+            for rows in self._batches(inputs, size):
+                filled = [*rows, *rows[:1] * (size - len(rows))]  # what the repeated row says is dropped
                 width = bucket_of(len(inputs[rows[0]]), buckets)
                 tokens, lengths = self._padded([inputs[row] for row in filled], width)
                 read = {"inputs_lengths": lengths, **_encoder_inputs([again[row] for row in filled])}
@@ -198,14 +206,23 @@ class Rows:
                 bar.update(len(rows))
         return found
 
-    def _batches(self, inputs: Sequence[Tokens]) -> Iterator[list[int]]:
+    def _rows_of_a_batch(self, count: int) -> int:
+        """As few as make no more batches: 50 rows are two batches of 25, not one of 32 and one that is filled up.
+
+        Where there are several devices, it stays something that they can share.
+        """
+        step = math.gcd(self._batch_size, jax.device_count())
+        batches = math.ceil(count / self._batch_size)
+        return math.ceil(count / (batches * step)) * step
+
+    def _batches(self, inputs: Sequence[Tokens], size: int) -> Iterator[list[int]]:
         """Rows of like length together. The longest come first: if they do not fit into memory, that shows at once."""
         order = sorted(range(len(inputs)), key=lambda row: -len(inputs[row]))
-        for start in range(0, len(order), self._batch_size):
-            yield order[start : start + self._batch_size]
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
 
     def _checked_buckets(self, longest: int) -> Sequence[int]:
-        buckets = sorted(self._buckets or default_buckets(longest))
+        buckets = sorted(self._buckets or default_buckets(rounded_up(max(longest, SMALLEST_BUCKET))))
         if longest > buckets[-1]:
             raise UserError(
                 f"the inputs of task {self._task} have up to {longest} tokens, but the longest bucket in "

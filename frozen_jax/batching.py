@@ -129,6 +129,19 @@ def features_of(lengths: Mapping[str, Any]) -> list[str]:
     return [*FEATURES, *([ENCODER_INPUTS] if ENCODER_INPUTS in lengths else [])]
 
 
+def rounded_up(length: int) -> int:
+    """The smallest of 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, ... that holds a length, so that many tasks share few shapes.
+
+    Args:
+        length: of anything, 1 or more.
+
+    Returns:
+        At most half as much again.
+    """
+    power = 1 << (length - 1).bit_length()
+    return power * 3 // 4 if power > 2 and length <= power * 3 // 4 else power
+
+
 def all_buckets(
     lengths: Mapping[str, int], given: Mapping[str, Sequence[int]] | None = None
 ) -> dict[str, Sequence[int]]:

@@ -27,6 +27,23 @@ from frozen_jax.intervals import Interval
 
 
 @dataclasses.dataclass(frozen=True)
+class PerExample:
+    """What a model did on each example, for what is measured again on resampled ones.
+
+    Attributes:
+        index: places in the split.
+        nats: log-likelihoods of the targets.
+        tokens: lengths of the targets.
+        metrics: the values of each metric that is a mean over the examples.
+    """
+
+    index: list[int]
+    nats: list[float]
+    tokens: list[int]
+    metrics: dict[str, list[float]]
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskResult:
     """How well a model does a task.
 
@@ -42,6 +59,7 @@ class TaskResult:
         majority_rate: the share of the most frequent target, where all choose among the same: what one answer earns.
         failures: a line for each metric that failed, naming it and the task.
         nats_interval: the 95% interval of nats_per_token over the examples.
+        per_example: the figures behind the means.
     """
 
     task: str
@@ -55,6 +73,7 @@ class TaskResult:
     majority_rate: float | None
     failures: list[str] = dataclasses.field(default_factory=list)
     nats_interval: Interval | None = None
+    per_example: PerExample | None = None
 
 
 @gin.configurable(denylist=["model", "tasks", "predictions_dir"])
@@ -73,8 +92,8 @@ def evaluate(
     Args:
         model: a frozen LM, or a method around one.
         tasks: see `data.eval_tasks`.
-        batch_size: examples of every batch; the choices of one are scored beside one reading of its inputs.
-        buckets: the lengths to which inputs are padded; by default powers of two from 16 up.
+        batch_size: the most examples of a batch; the choices of one are scored beside one reading of its inputs.
+        buckets: the lengths to which inputs are padded; see `answering.Rows`.
         decode_length: the most tokens to write; by default as many as a target may have.
         normalize_by_length: judge choices by log-likelihood per token instead of their whole.
         predictions_dir: where to write `TASK-SPLIT.jsonl`, one line an example.
@@ -108,12 +127,14 @@ def judge(task: EvalTask, answers: Answers) -> TaskResult:
     """
     metrics: dict[str, float] = {}
     bounds: dict[str, Interval] = {}
+    singles: dict[str, list[float]] = {}
     failures: list[str] = []
     targets = functools.cache(lambda: [_postprocessed(task, e, e.targets_text, True) for e in task.examples])
     for metric, given in _metrics(task, answers):
         try:
             figures = _figures(task, metric, targets(), given())
-            bounds |= _intervals(task, metric, targets(), given(), figures)
+            found, means = _intervals(task, metric, targets(), given(), figures)
+            bounds, singles = bounds | found, singles | means
         except UserError as error:
             failures.append(str(error))
             figures = {_name(metric): math.nan}
@@ -131,6 +152,9 @@ def judge(task: EvalTask, answers: Answers) -> TaskResult:
         majority_rate=_majority_rate(task),
         failures=failures,
         nats_interval=intervals.of_ratio(answers.target_scores, tokens),
+        per_example=PerExample(
+            [example.index for example in task.examples], answers.target_scores.tolist(), tokens.tolist(), singles
+        ),
     )
 
 
@@ -198,8 +222,11 @@ def _intervals(
     targets: Sequence[Any],
     given: Sequence[Any],
     figures: Mapping[str, float],
-) -> dict[str, Interval]:
-    """Intervals of a metric: of a mean where it is one over the examples, else by measuring resampled examples."""
+) -> tuple[dict[str, Interval], dict[str, list[float]]]:
+    """Intervals of a metric: of a mean where it is one over the examples, else by measuring resampled examples.
+
+    And, where it is such a mean, its values for the examples.
+    """
 
     def measure(rows: Sequence[int] | Int[np.ndarray, " N"]) -> dict[str, float]:
         return _figures(task, metric, [targets[row] for row in rows], [given[row] for row in rows])
@@ -208,10 +235,11 @@ def _intervals(
         singles = [measure([row]) for row in range(len(targets))]
         means = {name: np.array([single[name] for single in singles]) for name in figures}
         if all(np.isclose(values.mean(), figures[name]) for name, values in means.items()):
-            return {name: intervals.of_mean(values) for name, values in means.items()}
-        return intervals.bootstrap(measure, len(targets))
+            bounds = {name: intervals.of_mean(values) for name, values in means.items()}
+            return bounds, {name: values.tolist() for name, values in means.items()}
+        return intervals.bootstrap(measure, len(targets)), {}
     except (UserError, KeyError):  # the metric cannot do with some of the examples
-        return {}
+        return {}, {}
 
 
 def _majority_rate(task: EvalTask) -> float | None:

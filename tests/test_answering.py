@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -37,22 +38,53 @@ def test_few_shapes_and_full_batches():
     model = FakeModel()
     answers(choosing(40), model, batch_size=8)
     assert {inputs[0] for inputs, _ in model.scored} == {8}
-    assert {inputs[1] for inputs, _ in model.scored} == {16, 30}  # the longest input has 29 tokens and its end
-    assert {targets for _, targets in model.scored} == {(16, 2)}  # both choices of each input
+    assert {inputs[1] for inputs, _ in model.scored} == {16, 32}  # the longest input has 29 tokens and its end
+    assert {targets for _, targets in model.scored} == {(16, 4)}  # both choices of each input
     assert len(model.scored) == 40 // 8
+
+
+def test_tasks_of_like_size_share_their_shapes():
+    shapes = set()
+    for longest in range(33, 49):
+        for choices in (("5 6 7 8", "6", "7"), ("5 6 7 8 9", "6", "7", "8")[: 3 + longest % 2]):
+            model = FakeModel()
+            given = [example(i, " ".join(["5"] * (longest - 1 - i)), "6", choices=choices) for i in range(5)]
+            answers(task(given), model, batch_size=8)
+            shapes |= set(model.scored)
+    assert {inputs for inputs, _ in shapes} == {(8, 48)}
+    assert {targets for _, targets in shapes} == {(24, 6), (32, 6)}
+
+
+@pytest.mark.parametrize(
+    ("devices", "count", "batch_size", "shapes"),
+    [
+        (1, 50, 32, [25, 25]),
+        (2, 50, 32, [26, 26]),
+        (8, 50, 32, [32, 32]),
+        (8, 50, 3, [3] * 17),
+        (1, 7, 32, [7]),
+        (1, 32, 32, [32]),
+        (1, 33, 32, [17, 17]),
+    ],
+)
+def test_batches_are_no_larger_than_they_need_be(monkeypatch, devices, count, batch_size, shapes):
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    model = FakeModel()
+    answers(choosing(count), model, batch_size=batch_size)
+    assert [inputs[0] for inputs, _ in model.scored] == shapes
 
 
 def test_targets_are_as_wide_as_their_batch_asks():
     model = FakeModel()
     long = [example(i, "5", " ".join(["6"] * (40 if i == 0 else 3))) for i in range(4)]
     answers(task(long, predict_metrics=[]), model, batch_size=2)
-    assert [targets for _, targets in model.scored] == [(2, 41), (2, 16)]  # the end included
+    assert [targets for _, targets in model.scored] == [(2, 48), (2, 16)]
 
 
 def test_rows_that_fill_up_do_not_count():
     model = FakeModel()
     found = answers(choosing(1), model, batch_size=16)
-    assert model.scored == [((16, 2), (32, 2))]
+    assert model.scored == [((8, 16), (16, 4))]  # eight devices share the rows
     assert len(found.predictions) == len(found.target_scores) == 1
 
 
@@ -91,7 +123,7 @@ def test_without_choices_the_model_writes():
     assert found.predictions == [f"{5 + i} 7" for i in range(5)]
     assert found.choice_scores == [{}] * 5
     assert found.target_scores.tolist() == [-i - 0.75 for i in range(5)]
-    assert model.written == [(4, 4), (4, 4)]
+    assert model.written == [(4, 16), (4, 16)]
 
 
 def test_nothing_is_written_if_only_scores_are_asked_for():

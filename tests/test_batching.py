@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frozen_jax.batching import Batches, Prefetched, Ragged, TaskTokens, all_buckets, bucket_of, default_buckets, pad
+from frozen_jax.batching import (
+    Batches,
+    Prefetched,
+    Ragged,
+    TaskTokens,
+    all_buckets,
+    bucket_of,
+    default_buckets,
+    pad,
+    rounded_up,
+)
 from frozen_jax.errors import UserError
 
 BUCKETS = {"inputs": (4, 8, 16), "targets": (3,)}
@@ -90,6 +100,11 @@ def test_batch_takes_the_smallest_bucket_that_holds_its_longest_row():
 )
 def test_default_buckets(length, buckets):
     assert default_buckets(length) == buckets
+
+
+def test_rounded_up():
+    assert [rounded_up(n) for n in range(1, 18)] == [1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 12, 12, 16, 16, 16, 16, 24]
+    assert (rounded_up(385), rounded_up(512)) == (512, 512)
 
 
 def test_buckets_of_training_have_others_between():

@@ -26,6 +26,13 @@ def test_result_of_a_task_with_choices():
     assert result.majority_rate == 0.5
 
 
+def test_the_figures_behind_the_means():
+    given = task([example(7, "20", "20"), example(9, "20 4", "30 4 4")], predict_metrics=[fake_model.accuracy, broken])
+    result = evaluate(FakeModel(), [given])["fake"].per_example
+    assert (result.index, result.tokens, result.nats) == ([7, 9], [2, 4], [-0.5, -11.0])
+    assert result.metrics == {"accuracy": [1.0, 0.0]}
+
+
 def test_result_of_a_task_that_is_written():
     examples = [example(i, f"{5 + i} 7 8", "5 7") for i in range(5)]
     result = evaluate(FakeModel(), [task(examples, score_metrics=[fake_model.mean_score])], batch_size=4)["fake"]
@@ -82,6 +89,7 @@ def test_a_metric_that_is_no_mean_is_measured_on_resampled_examples():
     result = evaluate(FakeModel(), [task(given.examples, predict_metrics=[hits_squared])])["fake"]
     low, high = result.intervals["squared"]
     assert low < (21 / 40) ** 2 < high
+    assert result.per_example.metrics == {}
     # The bootstrap of a square is the square of the bootstrap.
     hits = np.array([1.0] * 21 + [0.0] * 19)
     wanted = intervals.bootstrap(lambda rows: {"it": float(hits[rows].mean())}, 40)["it"]

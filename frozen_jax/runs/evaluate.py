@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import gin
 
 from frozen_jax import controls
 from frozen_jax.evaluation import evaluate
 from frozen_jax.runs import ledger, report
+from frozen_jax.runs.data_sets import Layout
 from frozen_jax.runs.job import Job
 from frozen_jax.runs.modules import Given, Methods
 
@@ -22,10 +25,14 @@ def evaluate_module(
     tasks: ledger.Tasks | None = None,
     methods: Methods = (),
     encoder_inputs_of: str = controls.OWN,
+    held_out: Sequence[str] = (),
+    averaged: Sequence[str] | None = None,
+    compare: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Evaluates on a split, writes predictions to MODEL_DIR/predictions and prints the table.
 
-    With `modules` or `tasks` it makes the ledger instead: every module on every task, see `ledger`.
+    With `modules`, `tasks` or what follows them it makes the ledger instead: every module on every task, see `ledger`.
+    Tasks that are templates, `p3.glue_sst2.review`, are summed up by data set, `p3.glue_sst2`: see `data_sets`.
 
     Args:
         job: the method, its data and the run's folder.
@@ -38,15 +45,22 @@ def evaluate_module(
         encoder_inputs_of: whose inputs the encoder of a method reads: each example's "own", or as a control those of
             another one of the "same task" or an "other task", see `controls.swapped`. Predictions then go to
             MODEL_DIR/predictions_same_task and the like; give a ledger another MODEL_DIR.
+        held_out: of the ledger: data sets that nothing was trained on, for tables of their own.
+        averaged: of the ledger: the data sets over which metrics are averaged; None is all.
+        compare: of the ledger: pairs of rows, for their paired differences: [("ID-PT", "static prompt")].
 
     Raises:
         UserError: for a missing checkpoint, one of another LM, and whatever the data raises; at the end, for failed
             metrics.
     """
-    if modules is not None or tasks is not None:
+    layout = Layout(held_out, averaged, compare)
+    if modules is not None or tasks is not None or layout != Layout():
         one = [] if checkpoint == "none" else [checkpoint or job.model_dir]
         names = job.data.mixture_or_task_name if tasks is None else tasks
-        ledger.evaluate_modules(job, one if modules is None else modules, names, split, methods, encoder_inputs_of)
+        asked = layout if layout != Layout() else None
+        ledger.evaluate_modules(
+            job, one if modules is None else modules, names, split, methods, asked, encoder_inputs_of
+        )
         return
     columns = {}
     method = None if checkpoint == "none" else job.trained_method(checkpoint)

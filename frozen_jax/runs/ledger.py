@@ -8,6 +8,9 @@
     MODEL_DIR/ledger.png      its picture
     MODEL_DIR/ledger.gin      makes the same again
 
+Where tasks are templates, or rows are to be compared, `data_sets.md` and `templates.csv` take the place of `ledger.md`,
+and the picture has a column a data set: see `data_sets`.
+
 At the end the frozen LM is evaluated alone once more and its parameters are hashed, as they were at the start: with the
 modules set aside nothing has changed, bit for bit.
 """
@@ -23,9 +26,10 @@ import jax
 
 from frozen_jax import cloud_storage, controls, gin_config
 from frozen_jax.errors import UserError
-from frozen_jax.runs import picture, report
+from frozen_jax.runs import picture, report, templates
+from frozen_jax.runs.data_sets import DataSets, Layout
 from frozen_jax.runs.job import Job
-from frozen_jax.runs.matrix import FROZEN, Matrix
+from frozen_jax.runs.matrix import ALONE, FROZEN, Figure, Matrix
 from frozen_jax.runs.modules import Given, Methods, jobs_by_method, read_modules
 from frozen_jax.runs.record import Column, Record
 from frozen_jax.runs.task_data import TaskData
@@ -34,7 +38,13 @@ Tasks = str | Sequence[str] | Mapping[str, Any]
 
 
 def evaluate_modules(
-    job: Job, modules: Given, tasks: Tasks, split: str, methods: Methods = (), encoder_inputs_of: str = controls.OWN
+    job: Job,
+    modules: Given,
+    tasks: Tasks,
+    split: str,
+    methods: Methods = (),
+    layout: Layout | None = None,
+    encoder_inputs_of: str = controls.OWN,
 ) -> None:
     """Evaluates the frozen LM alone and beside every module on every task, and writes the matrix.
 
@@ -44,6 +54,7 @@ def evaluate_modules(
         tasks: names of tasks or mixtures, or {name: its feature lengths}.
         split: which split.
         methods: classes of methods; those of all modules, beside the job's own.
+        layout: of tables with a row a data set.
         encoder_inputs_of: see `controls.swapped`.
 
     Raises:
@@ -54,6 +65,10 @@ def evaluate_modules(
     jobs = jobs_by_method(job, methods)
     found = read_modules(modules, jobs)
     columns = _swapped(read_tasks(job.data, tasks, split), encoder_inputs_of, job.data.seed)
+    names = [column.task.name for column in columns]
+    layout = layout or (Layout() if templates.are_among(names) else None)
+    if layout:
+        layout.check([ALONE, *(module.subject.row for module in found)], names)
     record = Record(job.directory / "ledger.json", job.method.lm)
     figures = record.figures(FROZEN, job.method.lm, columns)
     for module in found:
@@ -63,7 +78,7 @@ def evaluate_modules(
         )
         figures += record.figures(module.subject, model, columns)
         del model
-    _write(job, Matrix(figures), record.set_aside(FROZEN, columns))
+    _write(job, figures, layout, record.set_aside(FROZEN, columns))
 
 
 def read_tasks(data: TaskData, tasks: Tasks, split: str) -> list[Column]:
@@ -98,17 +113,22 @@ def _swapped(columns: Sequence[Column], whose: str, seed: int) -> list[Column]:
     return [dataclasses.replace(column, task=task) for column, task in zip(columns, tasks, strict=True)]
 
 
-def _write(job: Job, matrix: Matrix, set_aside: Mapping[str, Any]) -> None:
+def _write(job: Job, figures: Sequence[Figure], layout: Layout | None, set_aside: Mapping[str, Any]) -> None:
+    found = DataSets(figures, layout) if layout else None
+    matrix = Matrix(found.losses() if found else figures)
+    tables = found.markdown() if found else matrix.markdown()
+    title = "Data sets" if found else "Ledger"
+    text = "\n\n".join([f"# {title}", tables, _verdict(set_aside), _where(figures)])
     bits = "bit-identical" if set_aside["parameters"] else "CHANGED"
     note = f"Means over seeds (lowest to highest). Frame: trained on it. All modules set aside, the LM is {bits}."
-    text = "\n\n".join(["# Ledger", matrix.markdown(), _verdict(set_aside), _where(matrix)])
-    files = {"md": f"{text}\n".encode(), "gin": gin_config.current().encode(), "png": picture.draw(matrix, note)}
-    for ending, content in files.items():
-        cloud_storage.write_whole(job.directory / f"ledger.{ending}", content)
+    files: dict[str, str | bytes] = {"ledger.gin": gin_config.current(), "ledger.png": picture.draw(matrix, note)}
+    files |= {"data_sets.md": f"{text}\n", "templates.csv": found.csv()} if found else {"ledger.md": f"{text}\n"}
+    for name, content in files.items():
+        cloud_storage.write_whole(job.directory / name, content)
     print(f"\n{text}\n\nPicture: {job.directory / 'ledger.png'}")
     if not set_aside["parameters"]:
         raise RuntimeError("parameters of the frozen LM have changed while modules were evaluated")
-    report.raise_failures(line for figure in matrix.figures for line in figure.result.failures)
+    report.raise_failures(line for figure in figures for line in figure.result.failures)
 
 
 def _verdict(set_aside: Mapping[str, Any]) -> str:
@@ -121,10 +141,10 @@ def _verdict(set_aside: Mapping[str, Any]) -> str:
     )
 
 
-def _where(matrix: Matrix) -> str:
+def _where(figures: Sequence[Figure]) -> str:
     devices = jax.devices()
     return (
-        f"Evaluated in {sum(figure.seconds for figure in matrix.figures):.0f} s, on {len(devices)} "
+        f"Evaluated in {sum(figure.seconds for figure in figures):.0f} s, on {len(devices)} "
         f"{devices[0].device_kind} device(s), {os.cpu_count()} CPU cores, jax {jax.__version__}. ledger.gin makes the "
         "same again; ledger.json has every figure."
     )

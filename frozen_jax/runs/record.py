@@ -1,4 +1,8 @@
-"""The ledger's memory: every figure in one JSON file, found again by what it was measured on."""
+"""The ledger's memory: every figure in one JSON file, a line each, found again by what it was measured on.
+
+The file is written whole again and again, but only while that takes little of the time: a kill costs the figures of a
+moment, and thousands of them, with what was measured on every example, are as quickly kept as ten.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,12 @@ from flax import nnx
 from frozen_jax import cloud_storage, gin_config
 from frozen_jax.answering import EvalExample, EvalTask
 from frozen_jax.errors import UserError
-from frozen_jax.evaluation import TaskResult, evaluate
+from frozen_jax.evaluation import PerExample, TaskResult, evaluate
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.runs.matrix import Figure, Subject
 
-FORMAT = 1
+FORMAT = 2
+_SHARE_OF_WRITING = 0.05  # of the time
 _INDIFFERENT = ("batch_size", "buckets")  # settings of `evaluate` that change no figure beyond rounding
 
 
@@ -70,6 +75,8 @@ class Record:
         settings = {name: value for name, value in gin_config.bound_to("evaluate").items() if name not in _INDIFFERENT}
         self._settings = json.dumps(settings, sort_keys=True, default=str)
         self._figures, self._set_aside = _read(path)
+        self._lines = {key: _line(figure) for key, figure in self._figures.items()}
+        self._not_before = 0.0
         if self._figures:
             print(f"{len(self._figures)} figures were there already; to have them anew, delete {path}")
 
@@ -86,14 +93,15 @@ class Record:
             columns: the tasks.
         """
         found = []
-        for column in columns:
-            key = self._key(subject, column)
-            if key not in self._figures and model is not None:
-                self._figures[key] = measure(subject, model, column, self._path.parent / "predictions")
-                self._set_aside = {}
+        try:
+            for column in columns:
+                key = self._key(subject, column)
+                if key not in self._figures and model is not None:
+                    self._add(key, measure(subject, model, column, self._path.parent / "predictions"))
+                found.append(dataclasses.replace(self._figures[key], subject=subject))
+        finally:
+            if model is not None:
                 self._write()
-                print(self._figures[key].line(), flush=True)
-            found.append(dataclasses.replace(self._figures[key], subject=subject))
         return found
 
     def set_aside(self, subject: Subject, columns: Sequence[Column]) -> dict[str, Any]:
@@ -124,11 +132,21 @@ class Record:
     def _key(self, subject: Subject, column: Column) -> str:
         return _hash(self._digest, subject.identity, column.identity, self._settings)
 
+    def _add(self, key: str, figure: Figure) -> None:
+        self._figures[key], self._lines[key] = figure, _line(figure)
+        self._set_aside = {}
+        if time.monotonic() >= self._not_before:
+            self._write()
+        print(figure.line(), flush=True)
+
     def _write(self) -> None:
+        began = time.monotonic()
         lm = {"name": vars(self._lm)["name"], "fingerprint": vars(self._lm)["fingerprint"], "sha256": self._digest}
-        figures = {key: dataclasses.asdict(figure) for key, figure in self._figures.items()}
-        found = {"format": FORMAT, "frozen_lm": lm, "set_aside": self._set_aside, "figures": figures}
-        cloud_storage.write_whole(self._path, json.dumps(found, indent=1).encode())
+        head = json.dumps({"format": FORMAT, "frozen_lm": lm, "set_aside": self._set_aside})
+        figures = ",\n".join(f'"{key}": {line}' for key, line in self._lines.items())
+        cloud_storage.write_whole(self._path, f'{head[:-1]}, "figures": {{\n{figures}\n}}}}\n'.encode())
+        now = time.monotonic()
+        self._not_before = now + (now - began) / _SHARE_OF_WRITING
 
 
 def measure(subject: Subject, model: LanguageModel, column: Column, predictions: epath.Path | None = None) -> Figure:
@@ -176,8 +194,13 @@ def _read(path: epath.Path) -> tuple[dict[str, Figure], dict[str, Any]]:
         raise UserError(f"{path} is damaged or of another version ({reason}); delete it to measure anew") from error
 
 
+def _line(figure: Figure) -> str:
+    return json.dumps(dataclasses.asdict(figure))
+
+
 def _figure(stored: Mapping[str, Any]) -> Figure:
     result = dict(stored["result"])
     result["intervals"] = {name: tuple(bounds) for name, bounds in result["intervals"].items()}
     result["nats_interval"] = result["nats_interval"] and tuple(result["nats_interval"])
+    result["per_example"] = PerExample(**result["per_example"])
     return Figure(**{**stored, "subject": Subject(**stored["subject"]), "result": TaskResult(**result)})

@@ -1,6 +1,7 @@
 """The table that a run ends with: each data set before and after, side by side, with intervals.
 
-A task without metrics, such as plain language modelling, shows its log-likelihood instead.
+A task without metrics, such as plain language modelling, shows its log-likelihood instead. Of templates a data set is
+one line, see `templates`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from frozen_jax.errors import UserError
 from frozen_jax.evaluation import TaskResult
+from frozen_jax.runs import templates
+from frozen_jax.runs.templates import first_metric
 
 Results = Mapping[str, TaskResult]
 
@@ -18,20 +21,26 @@ Results = Mapping[str, TaskResult]
 def flat(results: Results) -> dict[str, float]:
     """Returns all metrics under `task/metric`, and their `mean`.
 
-    Metrics that failed are left out; where one of them is a task's first, `mean` is nan, which is never the best.
+    Metrics that failed are left out; where one of them is a task's first, `mean` is nan, which is never the best. Of
+    templates these are figures of data sets, under `data set/metric`, and beside `mean` there is
+    `mean_nats_per_token`: over data sets, of the means over their templates.
     """
-    values = {f"{name}/{metric}": value for name, r in results.items() for metric, value in r.metrics.items()}
-    values |= {f"{name}/nats_per_token": result.nats_per_token for name, result in results.items()}
+    found = templates.merged(results)
+    values = {f"{name}/{metric}": value for name, r in found.items() for metric, value in r.metrics.items()}
+    values |= {f"{name}/nats_per_token": result.nats_per_token for name, result in found.items()}
     values = {name: value for name, value in values.items() if not math.isnan(value)}
+    if templates.are_among(results):
+        values["mean_nats_per_token"] = _mean_nats(found)
     return values | {"mean": mean(results)}
 
 
 def mean(results: Results) -> float:
     """Returns the mean over tasks of the first metric of each; the more, the better.
 
-    Tasks without metrics stay out of it, unless no task has any: then it is the mean of nats per token.
+    Of templates, the mean over data sets of the median over their templates. Tasks without metrics stay out of it,
+    unless no task has any: then it is the mean of nats per token.
     """
-    return statistics.fmean(_first(result)[1] for result in _averaged(results))
+    return statistics.fmean(first_metric(result)[1] for result in _averaged(templates.merged(results)))
 
 
 def failures(*columns: Results) -> list[str]:
@@ -59,17 +68,34 @@ def table(columns: Mapping[str, Results]) -> str:
     """Returns a Markdown table: a row a data set, a column a model, 95% intervals in brackets.
 
     Args:
-        columns: title → results, all of the same tasks.
+        columns: title → results, all of the same tasks. Of templates: medians and quartiles, and nats per token.
     """
     first = next(iter(columns.values()))
+    if templates.are_among(first):
+        return _table_of_data_sets(columns)
     titles = ["data set", "metric", *columns, "majority", "examples"]
     rows = [
-        [name, _first(result)[0], *(_cell(results[name]) for results in columns.values()), *_facts(result)]
+        [name, first_metric(result)[0], *(_cell(results[name]) for results in columns.values()), *_facts(result)]
         for name, result in first.items()
     ]
     if len(_averaged(first)) > 1:
         rows.append(["mean", "", *(f"{mean(results):.3f}" for results in columns.values()), "", ""])
     return markdown(titles, rows)
+
+
+def _table_of_data_sets(columns: Mapping[str, Results]) -> str:
+    """As `table`, a row a data set."""
+    first, found = next(iter(columns.values())), {title: templates.merged(r) for title, r in columns.items()}
+    titles = [name for title in columns for name in (title, f"{title}, nats per token")]
+    rows = []
+    for name, tasks in templates.by_data_set(first).items():
+        results = [line[name] for line in found.values()]
+        cells = [cell for result in results for cell in (_cell(result), f"{result.nats_per_token:.3f}")]
+        rows.append([name, str(len(tasks)), first_metric(results[0])[0], *cells, *_facts(results[0])])
+    means = [figure for line in found.values() for figure in (mean(line), _mean_nats(line))]
+    rows.append(["mean", "", "", *(f"{figure:.3f}" for figure in means), "", ""])
+    note = "Medians over templates, in brackets their quartiles. Nats per token are means over templates."
+    return f"{markdown(['data set', 'templates', 'metric', *titles, 'majority', 'examples'], rows)}\n\n{note}"
 
 
 def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -81,17 +107,17 @@ def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
+def _mean_nats(results: Results) -> float:
+    return statistics.fmean(result.nats_per_token for result in results.values())
+
+
 def _averaged(results: Results) -> list[TaskResult]:
     """The results whose figures may stand in one mean: an accuracy and a log-likelihood may not."""
     return [result for result in results.values() if result.metrics] or list(results.values())
 
 
-def _first(result: TaskResult) -> tuple[str, float]:
-    return next(iter(result.metrics.items()), ("nats_per_token", result.nats_per_token))
-
-
 def _cell(result: TaskResult) -> str:
-    metric, value = _first(result)
+    metric, value = first_metric(result)
     interval = result.intervals.get(metric)
     if math.isnan(value) and result.failures:
         return "failed"

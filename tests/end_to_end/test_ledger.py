@@ -66,6 +66,44 @@ def test_modules_of_two_methods_on_two_tasks(modules, tmp_path):
     assert (tmp_path / "ledger.md").read_text() == table
 
 
+TEMPLATES = [
+    '--gin.evaluate_module.tasks=["tiny.even.bare", "tiny.even.asked", "tiny.odd.written"]',
+    '--gin.evaluate_module.held_out=["tiny.odd"]',
+    '--gin.TASK_FEATURE_LENGTHS={"inputs": 16, "targets": 4}',
+]
+
+
+@pytest.mark.slow
+def test_templates_are_summed_up_by_data_set(modules, tmp_path):
+    rows = {"prompt": str(modules / "prompt"), "tuned": str(modules / "tuned")}
+    compare = '--gin.evaluate_module.compare=[("tuned", "prompt"), ("prompt", "frozen LM alone")]'
+    done = run(*ledger(tmp_path, rows, *TEMPLATES, compare))
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "data_sets.md").read_text()
+    assert text in done.stdout
+    assert not (tmp_path / "ledger.md").exists()
+    trained, held_out = text.split("## Trained on")[1].split("## Held out")
+    assert len(re.findall(r"^\| tiny.even +\| 2 +\| 24 \(validation\) ", trained, re.MULTILINE)) == 3
+    assert "tiny.odd" in held_out
+    assert "tiny.odd" not in trained
+    assert "its parameters are the same, bit for bit" in text
+
+    figures = json.loads((tmp_path / "ledger.json").read_text())["figures"].values()
+    of = {(f["subject"]["row"], f["result"]["task"]): f["result"] for f in figures}
+    assert len(of) == 9
+    gains = [
+        of["tuned", task]["nats_per_token"] - of["prompt", task]["nats_per_token"]
+        for task in ("tiny.even.bare", "tiny.even.asked")
+    ]
+    differences = trained.split("tuned, minus prompt")[1]
+    assert f"| tiny.even | {sum(gains) / 2:+.3f} [" in re.sub(" +", " ", differences)
+    assert len((tmp_path / "templates.csv").read_text().splitlines()) == 1 + 9
+    assert matplotlib.image.imread(tmp_path / "ledger.png").shape[0] > 300
+
+    told = mistake(*ledger(tmp_path, rows, *TEMPLATES, '--gin.evaluate_module.compare=[("tuned", "promt")]'))
+    assert "evaluate_module.compare: there is no row 'promt'; there are frozen LM alone, prompt, tuned" in told
+
+
 @pytest.mark.slow
 def test_one_run_on_other_tasks(modules):
     folder = modules / "prompt"

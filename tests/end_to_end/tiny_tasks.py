@@ -29,7 +29,18 @@ def with_choices(dataset):
     return dataset.map(lambda example: {**example, "choices": ["yes", "no"]})
 
 
-for _name, _steps in {"tiny_written": [], "tiny_chosen": [with_choices]}.items():
+def asked_first(dataset):
+    return dataset.map(lambda example: {**example, "inputs": tf.strings.join(["w7 w8 ", example["inputs"]])})
+
+
+TASKS = {
+    "tiny_written": [],
+    "tiny_chosen": [with_choices],
+    "tiny.even.bare": [with_choices],  # two templates of one data set
+    "tiny.even.asked": [with_choices, asked_first],
+    "tiny.odd.written": [],
+}
+for _name, _steps in TASKS.items():
     seqio.TaskRegistry.add(
         _name,
         source=seqio.FunctionDataSource(functools.partial(examples), splits=list(SIZES), num_input_examples=SIZES),

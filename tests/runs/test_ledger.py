@@ -250,7 +250,7 @@ def test_tasks_that_do_not_fit(tmp_path, tasks, message):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"format": 9}', '{"format": 1, "figures": {"a": {}}, "set_aside": {}}']
+    "content", ["{", "[]", '{"format": 1}', '{"format": 2, "figures": {"a": {}}, "set_aside": {}}']
 )
 def test_a_damaged_record_is_named(tmp_path, content):
     (tmp_path / "ledger.json").write_text(content)
