@@ -113,10 +113,14 @@ def average(differences: Sequence[Difference]) -> Difference:
     return Difference(value, np.mean([difference.resampled for difference in differences], axis=0))
 
 
-def _numbers(row: Seeds, tasks: Sequence[str], measure: Measure) -> tuple[list[np.ndarray], np.ndarray]:
+def _numbers(
+    row: Seeds, tasks: Sequence[str], measure: Measure
+) -> tuple[list[Float[np.ndarray, "_"]], Float[np.ndarray, " N"]]:
     """Above, a line a seed, and below: the templates' examples end to end."""
 
-    def laid_out(numbers: Callable[[PerExample], Sequence[float]], results: Mapping[str, TaskResult]) -> np.ndarray:
+    def laid_out(
+        numbers: Callable[[PerExample], Sequence[float]], results: Mapping[str, TaskResult]
+    ) -> Float[np.ndarray, "_"]:
         return np.concatenate([numbers(_examples(results, task)) for task in tasks]).astype(np.float64)
 
     return [laid_out(measure.above, results) for results in row], laid_out(measure.below, row[0])
