@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from frozen_jax import controls
 from frozen_jax.errors import UserError
 from frozen_jax.evaluation import evaluate
 from frozen_jax.methods.fine_tuning import FineTuning
@@ -270,39 +271,43 @@ def test_modules_are_looked_at_before_the_data(folders, tmp_path):
             ledger.evaluate_modules(job, modules, "chosen", "test")
 
 
-def test_swapped_prompts_are_figures_of_their_own(tmp_path, counted, capsys):
-    lm = tiny.t5()
-    method = tiny.input_dependent_prompt_tuning(lm)
-    modules = {"id-pt": str(save(tmp_path / "module", method))}
-    job = modules_of_tiny.job(tmp_path / "out", method=method)
-    found = {}
-    for whose in ("own", "same task", "other task"):
-        settings = {"modules": modules, "tasks": TASKS, "encoder_inputs_of": whose}
-        evaluate_module(job, "test", **settings)
-        figures = json.loads((tmp_path / "out" / "ledger.json").read_text())["figures"]
-        found[whose] = {key: figure for key, figure in figures.items() if key not in set().union(*found.values())}
-        assert len(found[whose]) == 2 * len(TASKS)
-        counted.clear()
-        evaluate_module(job, "test", **settings)
-        assert counted == []
-    nats = {
-        whose: {(f["subject"]["row"], f["result"]["task"]): f["result"]["nats_per_token"] for f in figures.values()}
-        for whose, figures in found.items()
-    }
-    for task in TASKS:  # the LM has no encoder; the module's every figure is another
-        assert len({found["frozen LM alone", task] for found in nats.values()}) == 1
-        assert len({found["id-pt", task] for found in nats.values()}) == 3
-
-
-def test_a_module_is_evaluated_with_swapped_prompts(tmp_path, capsys):
+@pytest.fixture
+def id_pt(tmp_path):
+    """A job with a saved generator of prompts."""
     method = tiny.input_dependent_prompt_tuning(tiny.t5())
     save(tmp_path, method)
-    job = modules_of_tiny.job(tmp_path, method=method)
+    return modules_of_tiny.job(tmp_path, method=method)
+
+
+def test_swapped_prompts_are_figures_of_their_own(id_pt, counted, monkeypatch):
+    other = lambda size: dataclasses.replace(modules_of_tiny.text(size), name="other")  # noqa: E731
+    monkeypatch.setitem(modules_of_tiny.TASKS, "other", [other])
+    settings = {"modules": [id_pt.model_dir], "tasks": ["text", "other"]}
+    found, known = {}, set()
+    for whose in ("own", "same task", "other task"):
+        evaluate_module(id_pt, "test", encoder_inputs_of=whose, **settings)
+        figures = json.loads((id_pt.directory / "ledger.json").read_text())["figures"]
+        for figure in (figures[key] for key in figures.keys() - known):
+            result = figure["result"]
+            found[whose, figure["subject"]["method"], result["task"]] = result["nats_per_token"]
+        known |= figures.keys()
+    assert len(known) == len(found) == 12
+    for task in ("text", "other"):  # the LM alone has no encoder
+        assert len({found[whose, "", task] for whose in controls.WHOSE}) == 1
+        assert len({found[whose, "InputDependentPromptTuning", task] for whose in controls.WHOSE}) == 3
+    counted.clear()
+    evaluate_module(id_pt, "test", encoder_inputs_of="same task", **settings)
+    assert {name for name, _ in counted} <= {"T5"}  # set aside once more, since figures have come since
+
+
+def test_a_module_is_evaluated_with_swapped_prompts(id_pt):
+    data = dataclasses.replace(id_pt.data, mixture_or_task_name="text")
+    job = dataclasses.replace(id_pt, data=data)
     for whose in ("own", "same task"):
         evaluate_module(job, "test", alone=False, encoder_inputs_of=whose)
-    folders = [tmp_path / name / "chosen-test.jsonl" for name in ("predictions", "predictions_same_task")]
+    folders = [job.directory / name / "text-test.jsonl" for name in ("predictions", "predictions_same_task")]
     own, swapped = ([json.loads(line) for line in file.read_text().splitlines()] for file in folders)
     assert [line["inputs"] for line in own] == [line["inputs"] for line in swapped]
     assert [line["target_score"] for line in own] != [line["target_score"] for line in swapped]
-    with pytest.raises(UserError, match="all tasks are of the data set chosen"):
+    with pytest.raises(UserError, match="all tasks are of the data set text"):
         evaluate_module(job, "test", encoder_inputs_of="other task")
