@@ -37,7 +37,7 @@ class Layout:
 
     Attributes:
         held_out: data sets with tables of their own.
-        averaged: data sets over which metrics are averaged, the others being listed only; None is all.
+        averaged: data sets over which figures are averaged, the others being listed only; None is all.
         compare: pairs of rows; the second is taken from the first.
     """
 
@@ -148,9 +148,16 @@ class DataSets:
         return parts
 
     def _nats(self, names: Sequence[str], value: Callable[[TaskResult], float]) -> str:
-        rows = [[name, *self._facts(name), *self._cells(lambda line, n=name: value(line[n]))] for name in names]
-        means = self._cells(lambda line: statistics.fmean(value(line[name]) for name in names))
-        return markdown([*_FACTS, *self.rows], [*rows, [_average(len(names)), "", "", *means]])
+        averaged, others = self._averaged(names)
+        lines = {name: [*self._facts(name), *self._cells(lambda line, n=name: value(line[n]))] for name in names}
+        rows = [[name, *lines[name]] for name in averaged]
+        rows += [[_average(len(averaged)), *self._means(averaged, value)]] if averaged else []
+        rows += [[f"{name} (not averaged)", *lines[name]] for name in others]
+        rows += [[f"average over all {len(names)}", *self._means(names, value)]] if others else []
+        return markdown([*_FACTS, *self.rows], rows)
+
+    def _means(self, names: Sequence[str], value: Callable[[TaskResult], float]) -> list[str]:
+        return ["", "", *self._cells(lambda line: statistics.fmean(value(line[name]) for name in names))]
 
     def _metrics(self, names: Sequence[str]) -> str:
         """The averaged ones, their average (one for each metric), then the others."""
@@ -174,8 +181,8 @@ class DataSets:
     def _compared(self, first: str, second: str, names: Sequence[str]) -> str:
         averaged = self._averaged(names)[0]
         measures = {
-            "nats per token": (NATS_PER_TOKEN, names, names),
-            "nats per target": (NATS_PER_TARGET, names, names),
+            "nats per token": (NATS_PER_TOKEN, names, averaged),
+            "nats per target": (NATS_PER_TARGET, names, averaged),
         }
         for metric, own in self._by_metric(names).items():
             if metric != LOSS:

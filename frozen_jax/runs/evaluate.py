@@ -46,7 +46,7 @@ def evaluate_module(
             another one of the "same task" or an "other task", see `controls.swapped`. Predictions then go to
             MODEL_DIR/predictions_same_task and the like; give a ledger another MODEL_DIR.
         held_out: of the ledger: data sets that nothing was trained on, for tables of their own.
-        averaged: of the ledger: the data sets over which metrics are averaged; None is all.
+        averaged: of the ledger: the data sets over which figures are averaged; None is all.
         compare: of the ledger: pairs of rows, for their paired differences: [("ID-PT", "static prompt")].
 
     Raises:

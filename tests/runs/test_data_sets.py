@@ -100,9 +100,11 @@ def test_what_is_not_averaged_is_listed():
     assert [row[0] for row in table[1:]] == ["p3.cb", "average over 1", "p3.rte (not averaged)"]
     assert table[2][5:] == ["0.500", "0.750 ± 0.354", "0.250"]
     (likelihoods,) = found["Log-likelihood of the targets, nats per token; more is better."]
-    assert likelihoods[-1][0] == "average over 3"  # the majority class says nothing about these
+    names = ["p3.cb", "average over 1", "p3.rte (not averaged)", "p3.wiki (not averaged)", "average over all 3"]
+    assert [row[0] for row in likelihoods[1:]] == names
+    assert [row[4] for row in likelihoods if row[0].startswith("average")] == ["-1.500 ± 0.707", "-3.417 ± 0.589"]
     ((*_, average),) = found["ID-PT, minus static: paired differences, with 95% intervals over the examples."]
-    assert [cell.rpartition(" over ")[2] for cell in average[1:]] == ["3", "3", "1"]
+    assert [cell.rpartition(" over ")[2] for cell in average[1:]] == ["1", "1", "1"]
     assert average[3].startswith("+0.500 [")
 
 
