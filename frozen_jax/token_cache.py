@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from frozen_jax import cloud_storage
+from frozen_jax import cloud_storage, p3
 from frozen_jax.answering import EvalExample, EvalTask, unchanged
 from frozen_jax.batching import Ragged, TaskTokens
 from frozen_jax.errors import UserError
@@ -49,6 +49,7 @@ class Made:
         tokenizer: name of the LM's tokenizer.
         tokenizer_sha256: of its file.
         pack: whether several examples share a row of the training split.
+        p3_most_examples: see `frozen_jax.p3`.
     """
 
     mixture_or_task_name: str
@@ -56,12 +57,14 @@ class Made:
     tokenizer: str
     tokenizer_sha256: str
     pack: bool
+    p3_most_examples: int = p3.MOST_EXAMPLES
 
 
 def made_now(mixture_or_task_name: str, task_feature_lengths: Mapping[str, int], pack: bool) -> Made:
     """What a run with these settings makes, or wants; the tokenizer is the one that gin binds."""
     tokenizer = lm_tokenizer()
-    return Made(mixture_or_task_name, dict(task_feature_lengths), tokenizer.name, tokenizer.sha256, pack)
+    lengths, most = dict(task_feature_lengths), p3.most_examples()
+    return Made(mixture_or_task_name, lengths, tokenizer.name, tokenizer.sha256, pack, p3_most_examples=most)
 
 
 def is_complete(directory: epath.PathLike, made: Made) -> bool:
@@ -184,6 +187,9 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterato
     for name in ("mixture_or_task_name", "task_feature_lengths", "pack"):
         if found[name] != wanted[name]:
             yield name, repr(found[name]), repr(wanted[name])
+    was, now = (made.get("p3_most_examples", p3.MOST_EXAMPLES) for made in (found, wanted))
+    if was != now:
+        yield "p3.most_examples", str(was), str(now)
     if found["tokenizer_sha256"] != wanted["tokenizer_sha256"]:
         was, now = (f"{made['tokenizer']} (sha256 {made['tokenizer_sha256'][:12]})" for made in (found, wanted))
         yield "the vocabulary", was, now
