@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from frozen_jax import cloud_storage
+from frozen_jax import cloud_storage, p3
 from frozen_jax.answering import EvalExample, EvalTask, unchanged
 from frozen_jax.batching import ENCODER_INPUTS, Ragged, TaskTokens
 from frozen_jax.errors import UserError
@@ -51,6 +51,7 @@ class Made:
         pack: whether several examples share a row of the training split.
         encoder_tokenizer: name of that of the feature `encoder_inputs`; empty without one.
         encoder_tokenizer_sha256: of its file.
+        p3_most_examples: see `frozen_jax.p3`.
     """
 
     mixture_or_task_name: str
@@ -60,13 +61,16 @@ class Made:
     pack: bool
     encoder_tokenizer: str = ""
     encoder_tokenizer_sha256: str = ""
+    p3_most_examples: int = p3.MOST_EXAMPLES
 
 
 def made_now(mixture_or_task_name: str, task_feature_lengths: Mapping[str, int], pack: bool) -> Made:
     """What a run with these settings makes, or wants; the tokenizers are those that gin binds."""
     tokenizers = [lm_tokenizer(), *([encoder_tokenizer()] if ENCODER_INPUTS in task_feature_lengths else [])]
     (name, sha256), *encoder = [(tokenizer.name, tokenizer.sha256) for tokenizer in tokenizers]
-    return Made(mixture_or_task_name, dict(task_feature_lengths), name, sha256, pack, *(encoder[0] if encoder else ()))
+    lengths, most = dict(task_feature_lengths), p3.most_examples()
+    encoder = encoder[0] if encoder else ("", "")
+    return Made(mixture_or_task_name, lengths, name, sha256, pack, *encoder, p3_most_examples=most)
 
 
 def is_complete(directory: epath.PathLike, made: Made) -> bool:
@@ -189,6 +193,9 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterato
     for name in ("mixture_or_task_name", "task_feature_lengths", "pack"):
         if found[name] != wanted[name]:
             yield name, repr(found[name]), repr(wanted[name])
+    was, now = (made.get("p3_most_examples", p3.MOST_EXAMPLES) for made in (found, wanted))
+    if was != now:
+        yield "p3.most_examples", str(was), str(now)
     for which, what in (("tokenizer", "the vocabulary"), ("encoder_tokenizer", "the encoder's vocabulary")):
         (was, old), (now, new) = ((made.get(which, ""), made.get(f"{which}_sha256", "")) for made in (found, wanted))
         if old != new:

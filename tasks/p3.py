@@ -1,6 +1,6 @@
 """P3: every data set here under many templates, each a task, `p3.<data set>.<template>` such as p3.glue_sst2.review.
 
-A record of SST-2, in our own words, {"sentence": "a warm little film . ", "label": 1}, becomes under its template `said`
+A record of SST-2, in our words, {"sentence": "a warm little film . ", "label": 1}, becomes under the template `said`
 
     inputs     'Someone just said to me "a warm little film . ". Do you think they are sad or happy?'
     targets    "happy"

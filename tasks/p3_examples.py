@@ -14,8 +14,10 @@ at the length of targets: they could not be ranked.
 from __future__ import annotations
 
 import bisect
+import functools
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +32,7 @@ from tasks.p3_records import SOURCES
 from tasks.p3_templates import Template, map_texts, read
 from tasks.splits import SPLITS
 
-EVALUATED = 500  # examples of a template's validation and test split at the most; T0 takes whole splits
+EVALUATED = 250  # examples of a template's validation and test split at the most; T0 takes whole splits
 
 
 def source(task: str, dataset: str, sizes: Mapping[str, int], templates: int) -> seqio.DataSource:
@@ -59,7 +61,7 @@ def source(task: str, dataset: str, sizes: Mapping[str, int], templates: int) ->
 
 def render(
     dataset: tf.data.Dataset,
-    sequence_length: Mapping[str, int] | None = None,
+    sequence_length: Mapping[str, int | None] | None = None,
     *,
     folder: str,
     name: str,
@@ -77,9 +79,8 @@ def render(
     Returns:
         The examples, with `inputs`, `targets` and, where there are, `choices`.
     """
-    template, lengths = read(folder)[name], sequence_length or {}
-    records = (json.loads(item["record"]) for item in dataset.as_numpy_iterator())
-    found = [made for record in records for made in examples(template, record, lengths, choosing)]
+    maker = Maker(read(folder)[name], choosing, dict(sequence_length or {}))
+    found = [made for item in dataset.as_numpy_iterator() for made in maker.examples(json.loads(item["record"]))]
     columns: dict[str, Any] = {
         feature: tf.constant([example[feature] for example in found], tf.string, (len(found),))
         for feature in ("inputs", "targets")
@@ -90,32 +91,57 @@ def render(
     return tf.data.Dataset.from_tensor_slices(columns)
 
 
-def examples(
-    template: Template, record: Mapping[str, Any], lengths: Mapping[str, int], choosing: bool
-) -> Iterator[Example]:
-    """The example made of a record, if there is one.
+class Maker:
+    """Makes the examples of one template."""
 
-    Args:
-        template: of its data set.
-        record: in the fields of Hugging Face.
-        lengths: the most tokens of `inputs` and `targets`; none where nothing is cut.
-        choosing: whether it is to have answer choices.
+    def __init__(self, template: Template, choosing: bool, lengths: Mapping[str, int | None]) -> None:
+        """Holds what all examples have in common.
 
-    Yields:
-        The example.
-    """
-    key = template.key(record)
-    parts = template.render(record, key)
-    if len(parts) != 2 or not all(parts):
-        return
-    made: dict[str, Any] = {"inputs": parts[0], "targets": parts[1]}
-    if choosing:
-        made["choices"] = list(dict.fromkeys(template.choices(record, key) or []))
-        if made["targets"] not in made["choices"] or not _differ(made["choices"], lengths.get("targets")):
+        Args:
+            template: of the data set.
+            choosing: whether the examples are to have answer choices.
+            lengths: the most tokens of `inputs` and `targets`; None, or left out, where nothing is cut.
+        """
+        self._template, self._choosing, self._lengths = template, choosing, lengths
+        self._encode = functools.cache(lm_tokenizer().encode)  # most choices are the same for all records
+
+    def examples(self, record: Mapping[str, Any]) -> Iterator[Example]:
+        """The example made of a record, if there is one.
+
+        Args:
+            record: in the fields of Hugging Face.
+
+        Yields:
+            The example.
+        """
+        key = self._template.key(record)
+        parts = self._template.render(record, key)
+        if len(parts) != 2 or not all(parts):
             return
-    if "inputs" in lengths:
-        made["inputs"] = _that_fits(template, record, key, parts[0], lengths["inputs"] - 1)
-    yield made
+        made: dict[str, Any] = {"inputs": parts[0], "targets": parts[1]}
+        if self._choosing:
+            made["choices"] = list(dict.fromkeys(self._template.choices(record, key) or []))
+            if made["targets"] not in made["choices"] or not self._differ(made["choices"]):
+                return
+        yield {**made, "inputs": self._that_fits(record, key, parts[0])}
+
+    def _that_fits(self, record: Mapping[str, Any], key: str, inputs: str) -> str:
+        """The inputs, of a record that is shortened until they fit; how far, is estimated from their words."""
+        room = (self._lengths.get("inputs") or sys.maxsize) - 1  # the end-of-sequence token takes one
+        counts = list(_words([record[name] for name in self._template.fields if name in record]))
+        most, tokens = max(counts), len(self._encode(inputs))
+        while tokens > room and most > 1:
+            left = _total(counts, most) - (tokens - room) * len(inputs.split()) / tokens
+            fitting = bisect.bisect_right(range(1, most), left, key=lambda words: _total(counts, words))
+            most = max(1, min(most - 1, fitting))
+            inputs = self._template.render(shortened(record, most), key)[0]
+            tokens = len(self._encode(inputs))
+        return inputs
+
+    def _differ(self, choices: Sequence[str]) -> bool:
+        """Whether answer choices can be told apart when they are cut."""
+        length = self._lengths.get("targets")
+        return len({tuple(self._encode(choice)[: length and length - 1]) for choice in choices}) == len(choices)
 
 
 def shortened(record: Any, most: int) -> Any:
@@ -136,33 +162,15 @@ def shortened(record: Any, most: int) -> Any:
     return map_texts(record, beginning)
 
 
-def _that_fits(template: Template, record: Mapping[str, Any], key: str, inputs: str, room: int) -> str:
-    """The inputs of the record, shortened as little as an estimate finds out, so that they take `room` tokens."""
-    counts = _words({name: record[name] for name in template.fields if name in record})
-    most, tokens = max(counts), len(lm_tokenizer().encode(inputs))
-    while tokens > room and most > 1:
-        left = _total(counts, most) - (tokens - room) * len(inputs.split()) / tokens
-        most = max(1, min(most - 1, bisect.bisect_right(range(1, most), left, key=lambda n: _total(counts, n))))
-        inputs = template.render(shortened(record, most), key)[0]
-        tokens = len(lm_tokenizer().encode(inputs))
-    return inputs
-
-
 def _total(counts: Sequence[int], most: int) -> int:
     """The words of all texts if none has more than `most`."""
     return sum(min(count, most) for count in counts)
 
 
-def _words(value: Any) -> list[int]:
+def _words(value: Any) -> Iterator[int]:
     """How many words each text has; 1 for what is none."""
-    if isinstance(value, Mapping):
-        return [count for item in value.values() for count in _words(item)]
-    if isinstance(value, list):
-        return [count for item in value for count in _words(item)]
-    return [len(value.split()) if isinstance(value, str) else 1]
-
-
-def _differ(choices: Sequence[str], length: int | None) -> bool:
-    """Whether answer choices can be told apart when they are cut."""
-    tokens = {tuple(lm_tokenizer().encode(choice)[: length and length - 1]) for choice in choices}
-    return len(tokens) == len(choices)
+    if isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _words(item)
+    else:
+        yield len(value.split()) if isinstance(value, str) else 1

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,6 @@ import jinja2.sandbox
 import yaml
 
 from frozen_jax import wheels
-from frozen_jax.ordering import random_bits
 
 WHEEL, FOLDER = "promptsource", "promptsource-0.2.3/promptsource/templates"
 SEPARATOR = "|||"
@@ -75,6 +75,15 @@ class Template:
     metadata: Metadata
 
     @functools.cached_property
+    def _body(self) -> jinja2.Template:
+        # In the text, as promptsource does it: the filter binds to the last operand of an expression.
+        return _ENVIRONMENT.from_string(self.jinja.replace("}}", f" | string | truncate({LONGEST}) }}}}"))
+
+    @functools.cached_property
+    def _answers(self) -> jinja2.Template | None:
+        return None if self.answer_choices is None else _ENVIRONMENT.from_string(self.answer_choices)
+
+    @functools.cached_property
     def fields(self) -> frozenset[str]:
         """The fields of a record that it uses."""
         trees = [_ENVIRONMENT.parse(jinja) for jinja in (self.jinja, self.answer_choices or "")]
@@ -94,9 +103,7 @@ class Template:
         Returns:
             The answers, or None where the LM is to write.
         """
-        if self.answer_choices is None:
-            return None
-        return _parts(_compiled(self.answer_choices), record, key)
+        return None if self._answers is None else _parts(self._answers, record, key)
 
     def render(self, record: Mapping[str, Any], key: str) -> list[str]:
         """Fills in a record.
@@ -108,9 +115,7 @@ class Template:
         Returns:
             Inputs and targets; a single part where the template has nothing to say of the record.
         """
-        # In the text, as promptsource does it: the filter binds to the last operand of an expression.
-        jinja = self.jinja.replace("}}", f" | string | truncate({LONGEST}) }}}}")
-        return _parts(_compiled(jinja), record, key, answer_choices=self.choices(record, key))
+        return _parts(self._body, record, key, answer_choices=self.choices(record, key))
 
 
 @functools.cache
@@ -162,8 +167,9 @@ def map_texts(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _parts(compiled: jinja2.Template, record: Mapping[str, Any], key: str, **more: Any) -> list[str]:
-    protected = map_texts(record, lambda text: text.replace(SEPARATOR, _PROTECTED))
-    parts = compiled.render(**protected, **more, _key=key).split(SEPARATOR)
+    if SEPARATOR in key:  # in one of the record's texts
+        record = map_texts(record, lambda text: text.replace(SEPARATOR, _PROTECTED))
+    parts = compiled.render(**record, **more, _key=key).split(SEPARATOR)
     return [part.replace(_PROTECTED, SEPARATOR).strip() for part in parts]
 
 
@@ -196,7 +202,8 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 @jinja2.pass_context
 def _choice(context: jinja2.runtime.Context, options: Sequence[Any]) -> Any:
-    return options[int(random_bits(1, context["_key"])[0] % len(options))]
+    bits = hashlib.sha256(context["_key"].encode()).digest()
+    return options[int.from_bytes(bits[:8], "big") % len(options)]
 
 
 def _most_frequent(items: Sequence[Any]) -> list[Any] | None:
@@ -207,4 +214,3 @@ def _most_frequent(items: Sequence[Any]) -> list[Any] | None:
 _ENVIRONMENT = _Environment()
 _ENVIRONMENT.globals["zip"] = zip
 _ENVIRONMENT.filters |= {"choice": _choice, "most_frequent": _most_frequent}
-_compiled = functools.cache(_ENVIRONMENT.from_string)

@@ -142,6 +142,13 @@ def test_other_settings_are_refused(made, tmp_path, monkeypatch):
         token_cache.train_tokens(folder, token_cache.made_now("mix", LENGTHS, pack=False))
 
 
+def test_another_size_of_p3_is_refused(made, tmp_path):
+    token_cache.write(tmp_path, made, [tokens()], [])
+    smaller = dataclasses.replace(made, p3_most_examples=10)
+    with pytest.raises(UserError, match=r"was made with p3.most_examples 500000, and 10 is wanted"):
+        token_cache.train_tokens(tmp_path, smaller)
+
+
 def test_what_an_encoder_reads_is_read_again(made, tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
     words = ["<pad>", "</s>", "<unk>", *reversed(tiny_tokenizer.WORDS[3:])]
