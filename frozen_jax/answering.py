@@ -151,7 +151,7 @@ class Rows:
             found = self._model.score(tokens, answers, inputs_lengths=lengths, targets_lengths=answers_lengths)
             return np.asarray(found, np.float64).reshape(len(rows), most)
 
-        found = self._in_batches("score", scores, inputs)
+        found = self.in_batches("score", scores, inputs)
         if np.isnan(found).any():
             row = int(np.isnan(found).any(axis=1).argmax())
             raise FloatingPointError(f"task {self._task}: a score of row {row} is not a number")
@@ -171,12 +171,22 @@ class Rows:
         def texts(rows: Sequence[int], tokens: Array, lengths: Array) -> Array:
             return self._model.generate(tokens, max_length=max_length, inputs_lengths=lengths)
 
-        return self._in_batches("write", texts, inputs)
+        return self.in_batches("write", texts, inputs)
 
-    def _in_batches(
+    def in_batches(
         self, verb: str, call: Callable[[Sequence[int], Array, Array], Array], inputs: Sequence[Tokens]
     ) -> list[Any]:
-        """Results of `call(rows, tokens, lengths)` in the order of the inputs."""
+        """What `call` says of each of the inputs.
+
+        Args:
+            verb: what is done, for the progress bar.
+            call: gets the numbers of the inputs in a batch, their tokens [B, S] and lengths [B]; the last batch is
+                filled up. Returns an array of a row for each.
+            inputs: token ids.
+
+        Returns:
+            The rows of the results, in the order of the inputs.
+        """
         found: list[Any] = [None] * len(inputs)
         buckets = self._checked_buckets(max(map(len, inputs)))
         with tqdm(total=len(inputs), desc=f"{verb} {self._task}", unit="row", disable=None) as bar:

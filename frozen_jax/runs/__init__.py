@@ -4,6 +4,7 @@ from frozen_jax.runs.cache import cache
 from frozen_jax.runs.dry_run import dry_run
 from frozen_jax.runs.evaluate import evaluate_module
 from frozen_jax.runs.infer import infer
+from frozen_jax.runs.inspect_prompts import inspect_prompts
 from frozen_jax.runs.inspect_task import inspect_task
 from frozen_jax.runs.train import train
 
@@ -11,6 +12,7 @@ MODES = {
     "train": train,
     "cache": cache,
     "inspect": inspect_task,
+    "inspect_prompts": inspect_prompts,
     "eval": evaluate_module,
     "infer": infer,
     "dry_run": dry_run,

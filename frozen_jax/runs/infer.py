@@ -14,7 +14,7 @@ from etils import epath
 from tqdm import tqdm
 
 from frozen_jax import cloud_storage
-from frozen_jax.batching import bucket_of, default_buckets, pad
+from frozen_jax.batching import Tokens, bucket_of, default_buckets, pad
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.runs.job import Job
@@ -49,7 +49,7 @@ def infer(
         UserError: for a missing or empty file, a line that is no JSON object with "inputs" (its number is named), or an
             output file that is not the beginning of the answers to this input.
     """
-    lines = None if input_file is None else _read(input_file)
+    lines = None if input_file is None else read_lines(input_file)
     model = job.method.lm if checkpoint == "none" else job.trained_method(checkpoint)
     answer = _Answerer(lm_tokenizer(), job.data.task_feature_lengths["inputs"], max_length, num_beams)
     if input_file is None or lines is None:
@@ -85,7 +85,8 @@ class _Answerer:
 
     def __call__(self, model: LanguageModel, texts: list[str], rows: int = 1) -> list[str]:
         """Answers texts; inputs are cut like the task's, and the last batch is filled up to `rows`."""
-        tokens = [self._tokens(text) for text in texts] + [self._tokens("")] * (rows - len(texts))
+        filled = [*texts, *[""] * (rows - len(texts))]
+        tokens = [tokenize(self._tokenizer, text, self._inputs_length) for text in filled]
         width = bucket_of(max(map(len, tokens)), default_buckets(self._inputs_length))
         padded, mask = pad(tokens, width, model.pad_id)
         written = model.generate(
@@ -93,12 +94,18 @@ class _Answerer:
         )
         return [self._tokenizer.decode(row) for row in np.asarray(written)[: len(texts)].tolist()]
 
-    def _tokens(self, text: str) -> np.ndarray:
-        ids = self._tokenizer.encode(text)[: self._inputs_length - 1]
-        return np.array([*ids, self._tokenizer.eos_id], np.int32)
+
+def tokenize(tokenizer: Tokenizer, text: str, length: int) -> Tokens:
+    """Returns the tokens of an input, cut at so many like a task's, with the end-of-sequence token."""
+    return np.array([*tokenizer.encode(text)[: length - 1], tokenizer.eos_id], np.int32)
 
 
-def _read(path: str) -> list[dict]:
+def read_lines(path: str) -> list[dict]:
+    """Reads JSON lines, each of them an object with a text "inputs".
+
+    Raises:
+        UserError: for a missing or empty file, or another line; its number is named.
+    """
     try:
         text = cloud_storage.open_path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -122,7 +129,7 @@ def _parsed(path: str, number: int, line: str) -> dict:
 
 def _resume(output: epath.Path, lines: list[dict]) -> list[dict]:
     """The answers that an earlier run wrote."""
-    done = _read(str(output)) if output.exists() else []
+    done = read_lines(str(output)) if output.exists() else []
     for number, (line, answered) in enumerate(zip(lines, done, strict=False), 1):
         if line["inputs"] != answered["inputs"] or "prediction" not in answered:
             raise UserError(f"{output}, line {number}: no answer to that input; name another output file or delete it")

@@ -1,0 +1,216 @@
+"""`--run_mode=inspect_prompts`: what a trained method puts in front of the inputs, in words and as a picture.
+
+    MODEL_DIR/prompts/nearest.md       whether p(x) depends on x; of some inputs, every vector's nearest vocabulary
+    MODEL_DIR/prompts/nearest.jsonl    the same of every input
+    MODEL_DIR/prompts/prompts.png      p(x) of every input on two principal components, coloured by data set
+
+For any method that puts vectors there; a static prompt is one point.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import gin
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+
+from frozen_jax import cloud_storage, drawing, prompts
+from frozen_jax.batching import Tokens
+from frozen_jax.methods.base import Method
+from frozen_jax.prompts import Nearest
+from frozen_jax.runs import report
+from frozen_jax.runs.infer import read_lines, tokenize
+from frozen_jax.runs.job import Job
+from frozen_jax.runs.prompt_picture import draw_prompts
+from frozen_jax.runs.task_data import TaskData
+from frozen_jax.tokenizer import lm_tokenizer
+
+_SHOWN = 8  # inputs in nearest.md
+_TEXT = 400  # characters of each
+
+
+@dataclasses.dataclass(frozen=True)
+class _Input:
+    """What p(x) is looked at for.
+
+    Attributes:
+        task: its name, or that of the file.
+        index: its place in the split or the file, from 0.
+        text: as the LM is given it, before cutting.
+        tokens: after cutting.
+    """
+
+    task: str
+    index: int
+    text: str
+    tokens: Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What is known of the prompts.
+
+    Attributes:
+        inputs: N of them.
+        vectors: p(x) of each.
+        nearest: the vocabulary nearest to every vector.
+        norm: the mean norm of vocabulary embeddings.
+        by_chance: the similarity of random directions to their nearest vocabulary embedding.
+    """
+
+    inputs: Sequence[_Input]
+    vectors: Float[np.ndarray, "N P D"]
+    nearest: Nearest
+    norm: float
+    by_chance: float
+
+    @property
+    def tasks(self) -> list[str]:
+        """The task of each input."""
+        return [one.task for one in self.inputs]
+
+    def positions(self, row: int) -> list[dict[str, Any]]:
+        """Norm and neighbours of each vector of one input."""
+        norms = np.linalg.norm(self.vectors[row], axis=-1) / self.norm
+        pieces = [lm_tokenizer().pieces(ids) for ids in self.nearest.tokens[row].tolist()]
+        cosines = np.round(self.nearest.cosines[row].astype(float), 4).tolist()
+        return [
+            {"norm": round(float(norm), 4), "nearest": [list(pair) for pair in zip(*neighbours, strict=True)]}
+            for norm, *neighbours in zip(norms, pieces, cosines, strict=True)
+        ]
+
+
+@gin.configurable
+def inspect_prompts(
+    job: Job = gin.REQUIRED,
+    split: str = "validation",
+    checkpoint: str | None = None,
+    *,
+    examples: int | None = 50,
+    input_file: str | None = None,
+    neighbours: int = 5,
+) -> None:
+    """Writes each prompt vector's nearest vocabulary and a picture of p(x), and prints how p(x) varies.
+
+    Args:
+        job: the method, its data and the run's folder.
+        split: whose inputs are taken.
+        checkpoint: a module checkpoint; None is the best, else the latest, of MODEL_DIR.
+        examples: at most so many of each task, chosen by the data's seed; None is the whole split.
+        input_file: inputs of one's own instead: JSON lines with the field "inputs", as for `infer`.
+        neighbours: tokens a vector.
+
+    Raises:
+        UserError: for a method that puts nothing in front of the inputs, a missing checkpoint or one of another LM, and
+            whatever the data or the file raises.
+    """
+    method = job.trained_method(checkpoint)
+    inputs = _of_file(job.data, input_file) if input_file else _of_tasks(job.data, split, examples)
+    found, name = _find(method, inputs, neighbours), type(method).__name__
+    variation, folder = _variation(found.vectors, found.tasks), job.directory / "prompts"
+    lines = [json.dumps(_line(found, row)) for row in range(len(inputs))]
+    figure = draw_prompts(prompts.plane(found.vectors), found.tasks, f"p(x) of {name}")
+    with cloud_storage.refusals_explained(folder):
+        cloud_storage.write_whole(folder / "nearest.jsonl", "".join(f"{line}\n" for line in lines))
+        cloud_storage.write_whole(folder / "nearest.md", _page(found, name, variation))
+        cloud_storage.write_whole(folder / "prompts.png", drawing.png(figure))
+    print(f"{variation}\n\nNearest vocabulary and picture: {folder}")
+
+
+def _of_tasks(data: TaskData, split: str, examples: int | None) -> list[_Input]:
+    tasks = dataclasses.replace(data, eval_examples=examples).eval_tasks(split)
+    return [
+        _Input(task.name, example.index, example.inputs_text, example.inputs)
+        for task in tasks
+        for example in task.examples
+    ]
+
+
+def _of_file(data: TaskData, path: str) -> list[_Input]:
+    length, name = data.task_feature_lengths["inputs"], epath.Path(path).name
+    texts = [line["inputs"] for line in read_lines(path)]
+    return [_Input(name, i, text, tokenize(lm_tokenizer(), text, length)) for i, text in enumerate(texts)]
+
+
+def _find(method: Method, inputs: Sequence[_Input], neighbours: int) -> _Found:
+    vectors = prompts.prompts_of(method, [one.tokens for one in inputs])
+    vocabulary = prompts.vocabulary_of(method, lm_tokenizer().vocab_size)
+    return _Found(
+        inputs=inputs,
+        vectors=vectors,
+        nearest=prompts.nearest(vectors, vocabulary, neighbours),
+        norm=float(np.linalg.norm(vocabulary, axis=-1).mean()),
+        by_chance=prompts.cosine_by_chance(vocabulary),
+    )
+
+
+def _line(found: _Found, row: int) -> dict[str, Any]:
+    one = found.inputs[row]
+    return {"task": one.task, "index": one.index, "inputs": one.text, "positions": found.positions(row)}
+
+
+def _page(found: _Found, name: str, variation: str) -> str:
+    """nearest.md."""
+    _, length, width = found.vectors.shape
+    scale = (
+        f"Each of the {length} vectors has {width} numbers. Norms are multiples of {found.norm:.3g}, the mean norm of "
+        "vocabulary embeddings. Behind each token stands its cosine similarity; that of a random direction and its "
+        f"nearest token is {found.by_chance:.2f}."
+    )
+    head = [f"# What {name} puts in front of the inputs", variation, "![p(x) in two dimensions](prompts.png)"]
+    return "\n\n".join([*head, "## Nearest vocabulary", scale, *_sections(found)]) + "\n"
+
+
+def _variation(vectors: Float[np.ndarray, "N P D"], tasks: Sequence[str]) -> str:
+    """Whether and how p(x) depends on x, as Markdown."""
+    inputs = f"{len(vectors):,} inputs of {len(set(tasks)):,} task(s)"
+    if len(vectors) == 1:
+        return "There is one input; whether the prompt depends on it cannot be said."
+    if not prompts.depends_on_input(vectors):
+        return f"The prompt does not depend on the input: it is the same for all {inputs}."
+    rows = [[part.source, f"{part.share:.1%}", f"{part.by_chance:.1%}"] for part in prompts.variations(vectors, tasks)]
+    table = report.markdown(["variance of p(x)", "share", "with groups at random"], rows)
+    spread = prompts.relative_spread(vectors)
+    return (
+        f"The prompt depends on the input. Over {inputs}, p(x) lies {spread:.2g} times the norm of its mean away from "
+        f"that mean (root mean square). Where its variance comes from:\n\n{table}"
+    )
+
+
+def _sections(found: _Found) -> list[str]:
+    """One for each of some inputs, from different data sets where there are several."""
+    if len(found.inputs) > 1 and not prompts.depends_on_input(found.vectors):
+        return ["### Every input", _table(found, 0)]
+    seen: Counter[str] = Counter()
+    ranks = []
+    for name in map(prompts.data_set, found.tasks):
+        ranks.append(seen[name])
+        seen[name] += 1
+    chosen = sorted(range(len(ranks)), key=ranks.__getitem__)[:_SHOWN]  # each data set's first, then its second
+    return [_section(found, row) for row in sorted(chosen)]
+
+
+def _section(found: _Found, row: int) -> str:
+    shown = found.inputs[row]
+    text = textwrap.shorten(shown.text, _TEXT, placeholder=" ...")
+    return f"### {shown.task}, example {shown.index}\n\n> {text}\n\n{_table(found, row)}"
+
+
+def _table(found: _Found, row: int) -> str:
+    rows = [
+        [str(i), f"{position['norm']:.2f}", ", ".join(f"{_escaped(p)} {c:.2f}" for p, c in position["nearest"])]
+        for i, position in enumerate(found.positions(row), 1)
+    ]
+    return report.markdown(["position", "norm", "nearest tokens"], rows)
+
+
+def _escaped(piece: str) -> str:
+    """A token that Markdown takes for what it is; white space would not be seen."""
+    return "".join(f"\\{c}" if c in "\\`*_|<>[]~#&" else "␤" if c == "\n" else c for c in piece)
