@@ -188,9 +188,9 @@ def variations(prompts: Float[np.ndarray, "N P D"], tasks: Sequence[str]) -> lis
 def _without_means(points: Float[np.ndarray, "N F"], labels: Sequence[str]) -> Float[np.ndarray, "N F"]:
     """Points less the mean of their group."""
     _, numbers = np.unique(np.array(labels), return_inverse=True)
-    sums = np.zeros((numbers.max() + 1, points.shape[1]), points.dtype)
-    np.add.at(sums, numbers, points)
-    return points - (sums / np.bincount(numbers)[:, None])[numbers]
+    members = np.eye(numbers.max() + 1, dtype=points.dtype)[numbers]
+    means = members.T @ points / members.sum(0)[:, None]
+    return points - means[numbers]
 
 
 class Plane(NamedTuple):

@@ -1,6 +1,7 @@
 """What `run.py` can do: one file a run mode, each one function whose arguments gin binds."""
 
 from frozen_jax.runs.cache import cache
+from frozen_jax.runs.curves import curves
 from frozen_jax.runs.dry_run import dry_run
 from frozen_jax.runs.evaluate import evaluate_module
 from frozen_jax.runs.infer import infer
@@ -14,8 +15,9 @@ MODES = {
     "inspect": inspect_task,
     "inspect_prompts": inspect_prompts,
     "eval": evaluate_module,
+    "curves": curves,
     "infer": infer,
     "dry_run": dry_run,
 }
 # Read before those of the command line, which may then be none.
-GIN_FILES = {"inspect": ["gin/runs/data.gin"], "cache": ["gin/runs/data.gin"]}
+GIN_FILES = {"inspect": ["gin/runs/data.gin"], "cache": ["gin/runs/data.gin"], "curves": ["gin/runs/curves.gin"]}

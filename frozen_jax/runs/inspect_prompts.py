@@ -93,7 +93,7 @@ def inspect_prompts(
     split: str = "validation",
     checkpoint: str | None = None,
     *,
-    examples: int | None = 50,
+    examples: int | None = 20,
     input_file: str | None = None,
     neighbours: int = 5,
 ) -> None:
@@ -170,7 +170,8 @@ def _page(found: _Found, name: str, variation: str) -> str:
 
 def _variation(vectors: Float[np.ndarray, "N P D"], tasks: Sequence[str]) -> str:
     """Whether and how p(x) depends on x, as Markdown."""
-    inputs = f"{len(vectors):,} inputs of {len(set(tasks)):,} task(s)"
+    count = len(set(tasks))
+    inputs = f"{len(vectors):,} inputs of {'one task' if count == 1 else f'{count:,} tasks'}"
     if len(vectors) == 1:
         return "There is one input; whether the prompt depends on it cannot be said."
     if not prompts.depends_on_input(vectors):
@@ -188,13 +189,20 @@ def _sections(found: _Found) -> list[str]:
     """One for each of some inputs, from different data sets where there are several."""
     if len(found.inputs) > 1 and not prompts.depends_on_input(found.vectors):
         return ["### Every input", _table(found, 0)]
-    seen: Counter[str] = Counter()
-    ranks = []
-    for name in map(prompts.data_set, found.tasks):
-        ranks.append(seen[name])
-        seen[name] += 1
-    chosen = sorted(range(len(ranks)), key=ranks.__getitem__)[:_SHOWN]  # each data set's first, then its second
-    return [_section(found, row) for row in sorted(chosen)]
+    return [_section(found, row) for row in sorted(_spread_over(found.tasks)[:_SHOWN])]
+
+
+def _spread_over(tasks: Sequence[str]) -> list[int]:
+    """All numbers of inputs, the first of each data set first, and within a data set the first of each template."""
+    rows = list(range(len(tasks)))
+    for labels in (tasks, [prompts.data_set(task) for task in tasks]):
+        seen: Counter[str] = Counter()
+        ranks = {}
+        for row in rows:
+            ranks[row] = seen[labels[row]]
+            seen[labels[row]] += 1
+        rows.sort(key=ranks.__getitem__)
+    return rows
 
 
 def _section(found: _Found, row: int) -> str:

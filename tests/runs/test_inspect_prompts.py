@@ -79,10 +79,11 @@ def test_a_prompt_that_depends_on_the_input(inspected):
     second = [line["positions"][1]["nearest"][0][0] for line in lines]
     assert set(second) == {"</s>"}  # with which all inputs end
     assert "| between data sets " in page
-    assert "Over 12 inputs of 3 task(s)" in printed
+    assert "Over 12 inputs of 3 tasks" in printed
     assert "![p(x) in two dimensions](prompts.png)" in page
     assert page.count("\n### ") == 8
-    assert page.count("### p3.two.only") == 4  # as many of either data set
+    shown = [page.count(f"### {name}") for name in NAMES]
+    assert shown == [2, 2, 4]  # as many of either data set, and of the templates of each
     assert "### p3.two.only, example 0\n\n> 7 40\n" in page
     assert "a\\|b 1.00" in page
 
@@ -99,7 +100,7 @@ def test_norms_are_multiples_of_the_vocabularys(inspected):
 @pytest.mark.loose_promotion
 def test_a_static_prompt(inspected):
     page, lines, printed = inspected(tiny.prompt_tuning(), examples=2)
-    assert printed.startswith("The prompt does not depend on the input: it is the same for all 6 inputs of 3 task(s).")
+    assert printed.startswith("The prompt does not depend on the input: it is the same for all 6 inputs of 3 tasks.")
     assert page.count("\n### ") == page.count("### Every input") == 1
     assert len(lines) == 6
     assert lines[0]["positions"] == lines[5]["positions"]
