@@ -15,8 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
-from frozen_jax.answering import Rows
-from frozen_jax.batching import Tokens
+from frozen_jax.answering import EvalExample, Rows
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.methods.base import Method
@@ -46,12 +45,12 @@ def prompt_of(
     return embeddings[:, :length].astype(jnp.float32)
 
 
-def prompts_of(method: Method, inputs: Sequence[Tokens]) -> Float[np.ndarray, "N P D"]:
-    """Returns p(x) of many inputs, computed in batches of few shapes.
+def prompts_of(method: Method, examples: Sequence[EvalExample]) -> Float[np.ndarray, "N P D"]:
+    """Returns p(x) of the inputs of examples, computed in batches of few shapes.
 
     Args:
         method: any.
-        inputs: token ids of each input.
+        examples: whose inputs are read.
 
     Raises:
         UserError: if the method puts nothing in front of the inputs.
@@ -68,7 +67,9 @@ def prompts_of(method: Method, inputs: Sequence[Tokens]) -> Float[np.ndarray, "N
         del rows
         return read(state, *spread_rows((tokens, lengths), like=like))
 
-    return np.stack(Rows(method, _BATCH_SIZE, None, "the inputs").in_batches("read", call, inputs))
+    return np.stack(
+        Rows(method, _BATCH_SIZE, None, "the inputs").in_batches("read", call, [example.inputs for example in examples])
+    )
 
 
 def vocabulary_of(lm: LanguageModel, size: int) -> Float[np.ndarray, "V D"]:

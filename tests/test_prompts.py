@@ -6,11 +6,12 @@ import pytest
 from frozen_jax import prompts
 from frozen_jax.errors import UserError
 from frozen_jax.methods.fine_tuning import FineTuning
-from tests import tiny
+from tests import fake_model, tiny
 from tests.prompts_of_tiny import Echo
 
 RNG = np.random.default_rng(0)
-INPUTS = [np.array([5 + i % 7, *RNG.integers(2, 90, i % 40), 20 + i], np.int32) for i in range(50)]
+TOKENS = [np.array([5 + i % 7, *RNG.integers(2, 90, i % 40), 20 + i], np.int32) for i in range(50)]
+INPUTS = [fake_model.EvalExample(i, tokens, tokens, "", "", {}, {}) for i, tokens in enumerate(TOKENS)]
 TASKS = [f"p3.{name}.{template}" for name in ("a.x", "b") for template in ("one", "two") for _ in range(25)]
 
 
@@ -27,8 +28,8 @@ def test_the_prompt_of_a_method_without_one_of_its_own():
     found = prompts.prompts_of(Echo(lm), INPUTS)
     table = prompts.vocabulary_of(lm, 96)
     assert found.shape == (50, 2, 16)
-    np.testing.assert_allclose(found[:, 0], [2 * table[tokens[0]] for tokens in INPUTS], rtol=1e-6)
-    np.testing.assert_allclose(found[:, 1], [3 * table[tokens[-1]] for tokens in INPUTS], rtol=1e-6)
+    np.testing.assert_allclose(found[:, 0], [2 * table[tokens[0]] for tokens in TOKENS], rtol=1e-6)
+    np.testing.assert_allclose(found[:, 1], [3 * table[tokens[-1]] for tokens in TOKENS], rtol=1e-6)
 
 
 def test_a_static_prompt_is_the_same_for_all():

@@ -14,11 +14,12 @@ from etils import epath
 from tqdm import tqdm
 
 from frozen_jax import cloud_storage
-from frozen_jax.batching import Tokens, bucket_of, default_buckets, pad
+from frozen_jax.batching import bucket_of, default_buckets, pad
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.runs.job import Job
-from frozen_jax.tokenizer import Tokenizer, lm_tokenizer
+from frozen_jax.runs.task_data import TaskData
+from frozen_jax.tokenizer import lm_tokenizer
 
 _WRITE_SECONDS = 10  # what a kill may cost
 
@@ -51,7 +52,7 @@ def infer(
     """
     lines = None if input_file is None else read_lines(input_file)
     model = job.method.lm if checkpoint == "none" else job.trained_method(checkpoint)
-    answer = _Answerer(lm_tokenizer(), job.data.task_feature_lengths["inputs"], max_length, num_beams)
+    answer = _Answerer(job.data, max_length, num_beams)
     if input_file is None or lines is None:
         _ask(job.method.lm, model, answer)
         return
@@ -79,25 +80,18 @@ def _answer_lines(lines: list[dict], output: epath.Path, answer: Callable[..., l
 class _Answerer:
     """Texts to texts, in batches of few shapes."""
 
-    def __init__(self, tokenizer: Tokenizer, inputs_length: int, max_length: int, num_beams: int) -> None:
-        self._tokenizer, self._inputs_length = tokenizer, inputs_length
-        self._max_length, self._num_beams = max_length, num_beams
+    def __init__(self, data: TaskData, max_length: int, num_beams: int) -> None:
+        self._data, self._max_length, self._num_beams = data, max_length, num_beams
 
     def __call__(self, model: LanguageModel, texts: list[str], rows: int = 1) -> list[str]:
-        """Answers texts; inputs are cut like the task's, and the last batch is filled up to `rows`."""
-        filled = [*texts, *[""] * (rows - len(texts))]
-        tokens = [tokenize(self._tokenizer, text, self._inputs_length) for text in filled]
-        width = bucket_of(max(map(len, tokens)), default_buckets(self._inputs_length))
+        """Answers texts; the last batch is filled up to `rows`."""
+        tokens = [self._data.input_tokens(text) for text in [*texts, *[""] * (rows - len(texts))]]
+        width = bucket_of(max(map(len, tokens)), default_buckets(self._data.task_feature_lengths["inputs"]))
         padded, mask = pad(tokens, width, model.pad_id)
         written = model.generate(
             padded, max_length=self._max_length, num_beams=self._num_beams, inputs_lengths=mask.sum(1)
         )
-        return [self._tokenizer.decode(row) for row in np.asarray(written)[: len(texts)].tolist()]
-
-
-def tokenize(tokenizer: Tokenizer, text: str, length: int) -> Tokens:
-    """Returns the tokens of an input, cut at so many like a task's, with the end-of-sequence token."""
-    return np.array([*tokenizer.encode(text)[: length - 1], tokenizer.eos_id], np.int32)
+        return [lm_tokenizer().decode(row) for row in np.asarray(written)[: len(texts)].tolist()]
 
 
 def read_lines(path: str) -> list[dict]:

@@ -22,35 +22,20 @@ from etils import epath
 from jaxtyping import Float
 
 from frozen_jax import cloud_storage, drawing, prompts
-from frozen_jax.batching import Tokens
+from frozen_jax.answering import EvalExample
 from frozen_jax.methods.base import Method
 from frozen_jax.prompts import Nearest
 from frozen_jax.runs import report
-from frozen_jax.runs.infer import read_lines, tokenize
+from frozen_jax.runs.infer import read_lines
 from frozen_jax.runs.job import Job
 from frozen_jax.runs.prompt_picture import draw_prompts
 from frozen_jax.runs.task_data import TaskData
 from frozen_jax.tokenizer import lm_tokenizer
 
+Chosen = list[tuple[str, EvalExample]]  # each with the name of its task
+
 _SHOWN = 8  # inputs in nearest.md
 _TEXT = 400  # characters of each
-
-
-@dataclasses.dataclass(frozen=True)
-class _Input:
-    """What p(x) is looked at for.
-
-    Attributes:
-        task: its name, or that of the file.
-        index: its place in the split or the file, from 0.
-        text: as the LM is given it, before cutting.
-        tokens: after cutting.
-    """
-
-    task: str
-    index: int
-    text: str
-    tokens: Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,23 +43,20 @@ class _Found:
     """What is known of the prompts.
 
     Attributes:
-        inputs: N of them.
+        tasks: the name of each example's task, or of the file that it is from.
+        examples: N of them.
         vectors: p(x) of each.
         nearest: the vocabulary nearest to every vector.
         norm: the mean norm of vocabulary embeddings.
         by_chance: the similarity of random directions to their nearest vocabulary embedding.
     """
 
-    inputs: Sequence[_Input]
+    tasks: Sequence[str]
+    examples: Sequence[EvalExample]
     vectors: Float[np.ndarray, "N P D"]
     nearest: Nearest
     norm: float
     by_chance: float
-
-    @property
-    def tasks(self) -> list[str]:
-        """The task of each input."""
-        return [one.task for one in self.inputs]
 
     def positions(self, row: int) -> list[dict[str, Any]]:
         """Norm and neighbours of each vector of one input."""
@@ -112,10 +94,10 @@ def inspect_prompts(
             whatever the data or the file raises.
     """
     method = job.trained_method(checkpoint)
-    inputs = _of_file(job.data, input_file) if input_file else _of_tasks(job.data, split, examples)
-    found, name = _find(method, inputs, neighbours), type(method).__name__
+    chosen = _of_file(job.data, input_file) if input_file else _of_tasks(job.data, split, examples)
+    found, name = _find(method, chosen, neighbours), type(method).__name__
     variation, folder = _variation(found.vectors, found.tasks), job.directory / "prompts"
-    lines = [json.dumps(_line(found, row)) for row in range(len(inputs))]
+    lines = [json.dumps(_line(found, row)) for row in range(len(chosen))]
     figure = draw_prompts(prompts.plane(found.vectors), found.tasks, f"p(x) of {name}")
     with cloud_storage.refusals_explained(folder):
         cloud_storage.write_whole(folder / "nearest.jsonl", "".join(f"{line}\n" for line in lines))
@@ -124,26 +106,25 @@ def inspect_prompts(
     print(f"{variation}\n\nNearest vocabulary and picture: {folder}")
 
 
-def _of_tasks(data: TaskData, split: str, examples: int | None) -> list[_Input]:
+def _of_tasks(data: TaskData, split: str, examples: int | None) -> Chosen:
     tasks = dataclasses.replace(data, eval_examples=examples).eval_tasks(split)
-    return [
-        _Input(task.name, example.index, example.inputs_text, example.inputs)
-        for task in tasks
-        for example in task.examples
-    ]
+    return [(task.name, example) for task in tasks for example in task.examples]
 
 
-def _of_file(data: TaskData, path: str) -> list[_Input]:
-    length, name = data.task_feature_lengths["inputs"], epath.Path(path).name
-    texts = [line["inputs"] for line in read_lines(path)]
-    return [_Input(name, i, text, tokenize(lm_tokenizer(), text, length)) for i, text in enumerate(texts)]
+def _of_file(data: TaskData, path: str) -> Chosen:
+    """Examples without targets."""
+    name, texts = epath.Path(path).name, [line["inputs"] for line in read_lines(path)]
+    inputs = [(text, data.input_tokens(text)) for text in texts]
+    return [(name, EvalExample(i, tokens, tokens[:0], text, "", {}, {})) for i, (text, tokens) in enumerate(inputs)]
 
 
-def _find(method: Method, inputs: Sequence[_Input], neighbours: int) -> _Found:
-    vectors = prompts.prompts_of(method, [one.tokens for one in inputs])
+def _find(method: Method, chosen: Chosen, neighbours: int) -> _Found:
+    tasks, examples = zip(*chosen, strict=True)
+    vectors = prompts.prompts_of(method, examples)
     vocabulary = prompts.vocabulary_of(method, lm_tokenizer().vocab_size)
     return _Found(
-        inputs=inputs,
+        tasks=tasks,
+        examples=examples,
         vectors=vectors,
         nearest=prompts.nearest(vectors, vocabulary, neighbours),
         norm=float(np.linalg.norm(vocabulary, axis=-1).mean()),
@@ -152,8 +133,13 @@ def _find(method: Method, inputs: Sequence[_Input], neighbours: int) -> _Found:
 
 
 def _line(found: _Found, row: int) -> dict[str, Any]:
-    one = found.inputs[row]
-    return {"task": one.task, "index": one.index, "inputs": one.text, "positions": found.positions(row)}
+    one = found.examples[row]
+    return {
+        "task": found.tasks[row],
+        "index": one.index,
+        "inputs": one.inputs_text,
+        "positions": found.positions(row),
+    }
 
 
 def _page(found: _Found, name: str, variation: str) -> str:
@@ -187,7 +173,7 @@ def _variation(vectors: Float[np.ndarray, "N P D"], tasks: Sequence[str]) -> str
 
 def _sections(found: _Found) -> list[str]:
     """One for each of some inputs, from different data sets where there are several."""
-    if len(found.inputs) > 1 and not prompts.depends_on_input(found.vectors):
+    if len(found.tasks) > 1 and not prompts.depends_on_input(found.vectors):
         return ["### Every input", _table(found, 0)]
     return [_section(found, row) for row in sorted(_spread_over(found.tasks)[:_SHOWN])]
 
@@ -206,9 +192,9 @@ def _spread_over(tasks: Sequence[str]) -> list[int]:
 
 
 def _section(found: _Found, row: int) -> str:
-    shown = found.inputs[row]
-    text = textwrap.shorten(shown.text, _TEXT, placeholder=" ...")
-    return f"### {shown.task}, example {shown.index}\n\n> {text}\n\n{_table(found, row)}"
+    shown = found.examples[row]
+    text = textwrap.shorten(shown.inputs_text, _TEXT, placeholder=" ...")
+    return f"### {found.tasks[row]}, example {shown.index}\n\n> {text}\n\n{_table(found, row)}"
 
 
 def _table(found: _Found, row: int) -> str:

@@ -10,11 +10,12 @@ from typing import Any
 
 import gin
 import jax
+import numpy as np
 from etils import epath
 
 from frozen_jax import text_files, token_cache
 from frozen_jax.answering import EvalTask
-from frozen_jax.batching import LENGTH_WINDOW, Batches, all_buckets
+from frozen_jax.batching import LENGTH_WINDOW, Batches, Tokens, all_buckets
 from frozen_jax.runs.environment import import_data
 from frozen_jax.tokenizer import lm_tokenizer
 
@@ -81,6 +82,11 @@ class TaskData:
             if task.unmeasured:
                 print(f"{task.name}: {', '.join(task.unmeasured)} can only be measured where seqio is", file=sys.stderr)
         return tasks
+
+    def input_tokens(self, text: str) -> Tokens:
+        """Returns the tokens of a text as inputs, cut like the task's, with the end-of-sequence token."""
+        tokenizer, length = lm_tokenizer(), self.task_feature_lengths["inputs"]
+        return np.array([*tokenizer.encode(text)[: length - 1], tokenizer.eos_id], np.int32)
 
     def write_token_cache(self, directory: epath.PathLike) -> None:
         """Writes every split as token files, see `token_cache.write`."""
