@@ -21,10 +21,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from frozen_jax import cloud_storage, drawing, prompts
+from frozen_jax import cloud_storage, drawing, prompt_inspection
 from frozen_jax.answering import EvalExample
 from frozen_jax.methods.base import Method
-from frozen_jax.prompts import Nearest
+from frozen_jax.prompt_inspection import Nearest
 from frozen_jax.runs import report
 from frozen_jax.runs.infer import read_lines
 from frozen_jax.runs.job import Job
@@ -98,7 +98,7 @@ def inspect_prompts(
     found, name = _find(method, chosen, neighbours), type(method).__name__
     variation, folder = _variation(found.vectors, found.tasks), job.directory / "prompts"
     lines = [json.dumps(_line(found, row)) for row in range(len(chosen))]
-    figure = draw_prompts(prompts.plane(found.vectors), found.tasks, f"p(x) of {name}")
+    figure = draw_prompts(prompt_inspection.plane(found.vectors), found.tasks, f"p(x) of {name}")
     with cloud_storage.refusals_explained(folder):
         cloud_storage.write_whole(folder / "nearest.jsonl", "".join(f"{line}\n" for line in lines))
         cloud_storage.write_whole(folder / "nearest.md", _page(found, name, variation))
@@ -120,15 +120,15 @@ def _of_file(data: TaskData, path: str) -> Chosen:
 
 def _find(method: Method, chosen: Chosen, neighbours: int) -> _Found:
     tasks, examples = zip(*chosen, strict=True)
-    vectors = prompts.prompts_of(method, examples)
-    vocabulary = prompts.vocabulary_of(method, lm_tokenizer().vocab_size)
+    vectors = prompt_inspection.prompts_of(method, examples)
+    vocabulary = prompt_inspection.vocabulary_of(method, lm_tokenizer().vocab_size)
     return _Found(
         tasks=tasks,
         examples=examples,
         vectors=vectors,
-        nearest=prompts.nearest(vectors, vocabulary, neighbours),
+        nearest=prompt_inspection.nearest(vectors, vocabulary, neighbours),
         norm=float(np.linalg.norm(vocabulary, axis=-1).mean()),
-        by_chance=prompts.cosine_by_chance(vocabulary),
+        by_chance=prompt_inspection.cosine_by_chance(vocabulary),
     )
 
 
@@ -160,11 +160,14 @@ def _variation(vectors: Float[np.ndarray, "N P D"], tasks: Sequence[str]) -> str
     inputs = f"{len(vectors):,} inputs of {'one task' if count == 1 else f'{count:,} tasks'}"
     if len(vectors) == 1:
         return "There is one input; whether the prompt depends on it cannot be said."
-    if not prompts.depends_on_input(vectors):
+    if not prompt_inspection.depends_on_input(vectors):
         return f"The prompt does not depend on the input: it is the same for all {inputs}."
-    rows = [[part.source, f"{part.share:.1%}", f"{part.by_chance:.1%}"] for part in prompts.variations(vectors, tasks)]
+    rows = [
+        [part.source, f"{part.share:.1%}", f"{part.by_chance:.1%}"]
+        for part in prompt_inspection.variations(vectors, tasks)
+    ]
     table = report.markdown(["variance of p(x)", "share", "with groups at random"], rows)
-    spread = prompts.relative_spread(vectors)
+    spread = prompt_inspection.relative_spread(vectors)
     return (
         f"The prompt depends on the input. Over {inputs}, p(x) lies {spread:.2g} times the norm of its mean away from "
         f"that mean (root mean square). Where its variance comes from:\n\n{table}"
@@ -173,7 +176,7 @@ def _variation(vectors: Float[np.ndarray, "N P D"], tasks: Sequence[str]) -> str
 
 def _sections(found: _Found) -> list[str]:
     """One for each of some inputs, from different data sets where there are several."""
-    if len(found.tasks) > 1 and not prompts.depends_on_input(found.vectors):
+    if len(found.tasks) > 1 and not prompt_inspection.depends_on_input(found.vectors):
         return ["### Every input", _table(found, 0)]
     return [_section(found, row) for row in sorted(_spread_over(found.tasks)[:_SHOWN])]
 
@@ -181,7 +184,7 @@ def _sections(found: _Found) -> list[str]:
 def _spread_over(tasks: Sequence[str]) -> list[int]:
     """All numbers of inputs, the first of each data set first, and within a data set the first of each template."""
     rows = list(range(len(tasks)))
-    for labels in (tasks, [prompts.data_set(task) for task in tasks]):
+    for labels in (tasks, [prompt_inspection.data_set(task) for task in tasks]):
         seen: Counter[str] = Counter()
         ranks = {}
         for row in rows:

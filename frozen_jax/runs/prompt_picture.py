@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from frozen_jax import drawing
-from frozen_jax.prompts import Plane, data_set
+from frozen_jax.prompt_inspection import Plane, data_set
 
 _MARKERS = "o^sDvP*X"  # twenty colours each
 _LEGEND_ROWS = 24

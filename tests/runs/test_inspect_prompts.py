@@ -4,9 +4,10 @@ import dataclasses
 import json
 
 import gin
+import numpy as np
 import pytest
 
-from frozen_jax import drawing, prompts
+from frozen_jax import drawing, prompt_inspection
 from frozen_jax.errors import UserError
 from frozen_jax.methods.fine_tuning import FineTuning
 from frozen_jax.runs.inspect_prompts import inspect_prompts
@@ -92,7 +93,7 @@ def test_a_prompt_that_depends_on_the_input(inspected):
 def test_norms_are_multiples_of_the_vocabularys(inspected):
     method = Echo(tiny.t5())
     _, (line, *_), _ = inspected(method, examples=1)
-    table = prompts.vocabulary_of(method.lm, 90)  # not the rows behind the tokenizer's last token
+    table = prompt_inspection.vocabulary_of(method.lm, 90)  # not the rows behind the tokenizer's last token
     norms = (table**2).sum(1) ** 0.5
     assert line["positions"][0]["norm"] == pytest.approx(2 * norms[5] / norms.mean(), abs=1e-4)
 
@@ -125,20 +126,20 @@ def test_a_method_without_a_prompt(inspected):
 
 def test_the_picture_is_coloured_by_data_set():
     tasks = [name for name in NAMES for _ in range(3)]
-    made = prompts.Plane(prompts.np.arange(18.0).reshape(9, 2), (0.5, 0.25))
+    made = prompt_inspection.Plane(np.arange(18.0).reshape(9, 2), (0.5, 0.25))
     figure = draw_prompts(made, tasks, "p(x) of Echo")
     (place,) = figure.axes
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
     assert [len(points.get_offsets()) for points in place.collections] == [6, 3]
     assert place.get_xlabel() == "first principal component (50.0% of the variance)"
     assert place.get_title() == "p(x) of Echo\n9 inputs; the two axes show 75.0% of the variance of p(x)"
-    figure = draw_prompts(prompts.Plane(made.points[:6], made.shares), tasks[:6], "")
+    figure = draw_prompts(prompt_inspection.Plane(made.points[:6], made.shares), tasks[:6], "")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(NAMES[:2])
 
 
 def test_thirty_data_sets_can_be_told_apart():
     tasks = [f"p3.set{i}.x" for i in range(30)]
-    figure = draw_prompts(prompts.Plane(prompts.np.arange(60.0).reshape(30, 2), (0.5, 0.25)), tasks, "")
+    figure = draw_prompts(prompt_inspection.Plane(np.arange(60.0).reshape(30, 2), (0.5, 0.25)), tasks, "")
     looks = {(tuple(p.get_facecolor()[0]), p.get_paths()[0].vertices.tobytes()) for p in figure.axes[0].collections}
     assert len(looks) == 30
     assert drawing.png(figure).startswith(PNG)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from frozen_jax import prompts
+from frozen_jax import prompt_inspection
 from frozen_jax.errors import UserError
 from frozen_jax.methods.fine_tuning import FineTuning
 from tests import fake_model, tiny
@@ -25,8 +25,8 @@ def points(between=0.0, within=0.0, noise=0.0):
 
 def test_the_prompt_of_a_method_without_one_of_its_own():
     lm = tiny.t5()
-    found = prompts.prompts_of(Echo(lm), INPUTS)
-    table = prompts.vocabulary_of(lm, 96)
+    found = prompt_inspection.prompts_of(Echo(lm), INPUTS)
+    table = prompt_inspection.vocabulary_of(lm, 96)
     assert found.shape == (50, 2, 16)
     np.testing.assert_allclose(found[:, 0], [2 * table[tokens[0]] for tokens in TOKENS], rtol=1e-6)
     np.testing.assert_allclose(found[:, 1], [3 * table[tokens[-1]] for tokens in TOKENS], rtol=1e-6)
@@ -34,30 +34,30 @@ def test_the_prompt_of_a_method_without_one_of_its_own():
 
 def test_a_static_prompt_is_the_same_for_all():
     method = tiny.prompt_tuning()
-    found = prompts.prompts_of(method, INPUTS)
+    found = prompt_inspection.prompts_of(method, INPUTS)
     np.testing.assert_array_equal(found, np.broadcast_to(method.prompt[...], (50, 5, 16)))
-    assert not prompts.depends_on_input(found)
-    assert prompts.depends_on_input(prompts.prompts_of(Echo(tiny.t5()), INPUTS))
+    assert not prompt_inspection.depends_on_input(found)
+    assert prompt_inspection.depends_on_input(prompt_inspection.prompts_of(Echo(tiny.t5()), INPUTS))
 
 
 def test_a_method_that_puts_nothing_there():
     with pytest.raises(UserError, match="FineTuning puts nothing in front of the inputs"):
-        prompts.prompts_of(FineTuning(tiny.t5()), INPUTS)
+        prompt_inspection.prompts_of(FineTuning(tiny.t5()), INPUTS)
 
 
 def test_rounding_is_no_dependence():
-    assert not prompts.depends_on_input(points(noise=1e-6))
-    assert prompts.depends_on_input(points(noise=1e-3))
-    assert prompts.relative_spread(points(between=2.0)) == pytest.approx(2 / (5 * np.sqrt(12)), rel=1e-4)
+    assert not prompt_inspection.depends_on_input(points(noise=1e-6))
+    assert prompt_inspection.depends_on_input(points(noise=1e-3))
+    assert prompt_inspection.relative_spread(points(between=2.0)) == pytest.approx(2 / (5 * np.sqrt(12)), rel=1e-4)
 
 
 @pytest.mark.parametrize("at_once", [512, 7])
 def test_nearest_vocabulary(monkeypatch, at_once):
-    monkeypatch.setattr(prompts, "_AT_ONCE", at_once)
-    vocabulary = prompts.vocabulary_of(tiny.t5(), 80)
+    monkeypatch.setattr(prompt_inspection, "_AT_ONCE", at_once)
+    vocabulary = prompt_inspection.vocabulary_of(tiny.t5(), 80)
     wanted = RNG.integers(0, 80, (9, 3))
     scaled = vocabulary[wanted] * np.float32(7)
-    found = prompts.nearest(scaled, vocabulary, 4)
+    found = prompt_inspection.nearest(scaled, vocabulary, 4)
     np.testing.assert_array_equal(found.tokens[:, :, 0], wanted)
     np.testing.assert_allclose(found.cosines[:, :, 0], 1, rtol=1e-5)
     units = vocabulary / np.linalg.norm(vocabulary, axis=1, keepdims=True)
@@ -66,25 +66,25 @@ def test_nearest_vocabulary(monkeypatch, at_once):
 
 def test_no_more_neighbours_than_the_vocabulary_has_and_zero_is_near_nothing():
     vocabulary = np.eye(3, 16, dtype=np.float32)
-    found = prompts.nearest(np.zeros((2, 1, 16), np.float32), vocabulary, 5)
+    found = prompt_inspection.nearest(np.zeros((2, 1, 16), np.float32), vocabulary, 5)
     assert found.tokens.shape == (2, 1, 3)
     assert (found.cosines == 0).all()
 
 
 def test_what_random_directions_are_near_to():
     vocabulary = np.eye(2, dtype=np.float32)  # the larger of cosine and sine, over the circle
-    assert prompts.cosine_by_chance(vocabulary) == pytest.approx(
+    assert prompt_inspection.cosine_by_chance(vocabulary) == pytest.approx(
         np.mean([max(np.cos(a), np.sin(a)) for a in np.linspace(0, 2 * np.pi, 1000)]), abs=0.05
     )
 
 
 def test_data_sets_of_tasks():
     names = ["p3.glue_sst2.review", "p3.a.b.c", "sst2_from_validation", "glue.sst2"]
-    assert list(map(prompts.data_set, names)) == ["glue_sst2", "a.b", "sst2_from_validation", "glue.sst2"]
+    assert list(map(prompt_inspection.data_set, names)) == ["glue_sst2", "a.b", "sst2_from_validation", "glue.sst2"]
 
 
 def test_where_the_variance_comes_from():
-    found = prompts.variations(points(between=2.0, within=1.0, noise=0.3), TASKS)
+    found = prompt_inspection.variations(points(between=2.0, within=1.0, noise=0.3), TASKS)
     assert [part.source for part in found] == [
         "between data sets",
         "between the templates of a data set",
@@ -97,22 +97,22 @@ def test_where_the_variance_comes_from():
 
 
 def test_shares_of_groups_at_random_are_those_of_chance():
-    shares = [prompts.variations(points(noise=1.0), RNG.permutation(TASKS).tolist()) for _ in range(40)]
+    shares = [prompt_inspection.variations(points(noise=1.0), RNG.permutation(TASKS).tolist()) for _ in range(40)]
     means = np.mean([[part.share for part in found] for found in shares], axis=0)
     np.testing.assert_allclose(means, [part.by_chance for part in shares[0]], atol=0.004)
 
 
 def test_parts_that_there_are_not_are_left_out():
     both = points(between=1.0, noise=0.1)
-    assert [p.source for p in prompts.variations(both, ["one"] * 100)] == ["between the inputs of a task"]
-    assert [p.source for p in prompts.variations(both, ["a"] * 50 + ["b"] * 50)] == [
+    assert [p.source for p in prompt_inspection.variations(both, ["one"] * 100)] == ["between the inputs of a task"]
+    assert [p.source for p in prompt_inspection.variations(both, ["a"] * 50 + ["b"] * 50)] == [
         "between data sets",
         "between the inputs of a task",
     ]
 
 
 def test_the_plane_is_that_of_most_variance():
-    plane = prompts.plane(points(between=2.0, within=1.0, noise=0.01))
+    plane = prompt_inspection.plane(points(between=2.0, within=1.0, noise=0.01))
     np.testing.assert_allclose(np.abs(plane.points), np.repeat([[2.0, 1.0]], 100, 0), atol=0.05)
     np.testing.assert_allclose(plane.shares, (0.8, 0.2), atol=0.01)
     assert (plane.points.max(0) >= -plane.points.min(0)).all()
@@ -120,6 +120,6 @@ def test_the_plane_is_that_of_most_variance():
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_plane_of_hardly_any_points(count):
-    same = prompts.plane(np.ones((count, 3, 4), np.float32))
+    same = prompt_inspection.plane(np.ones((count, 3, 4), np.float32))
     assert (same.points == 0).all()
     assert same.shares == (0, 0)
