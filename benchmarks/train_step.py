@@ -35,7 +35,8 @@ from frozen_jax.flops import count_flops
 from frozen_jax.lm.t5 import T5, T5Config
 from frozen_jax.methods.base import Method
 from frozen_jax.methods.fine_tuning import FineTuning
-from frozen_jax.methods.prompt_tuning import PromptTuning, random_uniform
+from frozen_jax.methods.prompt_tuning import PromptTuning
+from frozen_jax.methods.prompts import random_uniform
 from frozen_jax.runs import environment
 from frozen_jax.types import Batch
 

@@ -17,14 +17,17 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from frozen_jax.batching import Tokens, bucket_of, default_buckets, pad
+from frozen_jax.batching import SMALLEST_BUCKET, Tokens, bucket_of, default_buckets, pad
 from frozen_jax.errors import UserError
-from frozen_jax.types import Array
+from frozen_jax.types import Array, EncoderInputs
 
 
 @runtime_checkable
 class Model(Protocol):
-    """What is evaluated: a frozen LM, or a method around one. See `lm.base.LanguageModel`."""
+    """What is evaluated: a frozen LM, or a method around one. See `lm.base.LanguageModel`.
+
+    Both calls are given `encoder_inputs=EncoderInputs(...)` where the examples have them, and only there.
+    """
 
     pad_id: int
 
@@ -58,6 +61,7 @@ class EvalExample:
         targets_text: the same as text.
         choices: the tokens of each answer choice, by its text; empty where the answer is to be written.
         raw: the example as seqio gives it, for the task's postprocessor.
+        encoder_inputs: token ids of the inputs in the vocabulary of an encoder that has its own.
     """
 
     index: int
@@ -67,6 +71,7 @@ class EvalExample:
     targets_text: str
     choices: Mapping[str, Tokens]
     raw: Mapping[str, Any]
+    encoder_inputs: Tokens | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,68 +137,72 @@ class Rows:
         """
         self._model, self._batch_size, self._buckets, self._task = model, batch_size, buckets, task
 
-    def score(self, inputs: Sequence[Tokens], targets: Sequence[Sequence[Tokens]]) -> list[Float[np.ndarray, " C"]]:
+    def score(
+        self, examples: Sequence[EvalExample], targets: Sequence[Sequence[Tokens]]
+    ) -> list[Float[np.ndarray, " C"]]:
         """The log-likelihoods of the targets of each input, which is read once for all of them.
 
         Args:
-            inputs: token ids.
-            targets: for each of the inputs, token ids of one or more texts.
+            examples: whose inputs are read.
+            targets: for each of them, token ids of one or more texts.
 
         Returns:
-            For each of the inputs the nats of its texts.
+            For each of them the nats of its texts.
         """
         most, nothing = max(map(len, targets)), np.zeros(0, np.int32)
         buckets = default_buckets(max(len(tokens) for texts in targets for tokens in texts))
 
-        def scores(rows: Sequence[int], tokens: Array, lengths: Array) -> Array:
+        def scores(rows: Sequence[int], tokens: Array, **read: Any) -> Array:
             texts = [text for row in rows for text in [*targets[row], *[nothing] * (most - len(targets[row]))]]
             answers, answers_lengths = self._padded(texts, bucket_of(max(map(len, texts)), buckets))
-            found = self._model.score(tokens, answers, inputs_lengths=lengths, targets_lengths=answers_lengths)
+            found = self._model.score(tokens, answers, targets_lengths=answers_lengths, **read)
             return np.asarray(found, np.float64).reshape(len(rows), most)
 
-        found = self.in_batches("score", scores, inputs)
+        found = self.in_batches("score", scores, examples)
         if np.isnan(found).any():
             row = int(np.isnan(found).any(axis=1).argmax())
             raise FloatingPointError(f"task {self._task}: a score of row {row} is not a number")
         return [row[: len(texts)] for row, texts in zip(found, targets, strict=True)]
 
-    def generate(self, inputs: Sequence[Tokens], max_length: int) -> list[Tokens]:
+    def generate(self, examples: Sequence[EvalExample], max_length: int) -> list[Tokens]:
         """What the model writes, greedily.
 
         Args:
-            inputs: token ids.
+            examples: whose inputs are read.
             max_length: the most tokens to write.
 
         Returns:
-            For each of the inputs `max_length` token ids, padded after the end-of-sequence token.
+            For each of them `max_length` token ids, padded after the end-of-sequence token.
         """
 
-        def texts(rows: Sequence[int], tokens: Array, lengths: Array) -> Array:
-            return self._model.generate(tokens, max_length=max_length, inputs_lengths=lengths)
+        def texts(rows: Sequence[int], tokens: Array, **read: Any) -> Array:
+            return self._model.generate(tokens, max_length=max_length, **read)
 
-        return self.in_batches("write", texts, inputs)
+        return self.in_batches("write", texts, examples)
 
-    def in_batches(
-        self, verb: str, call: Callable[[Sequence[int], Array, Array], Array], inputs: Sequence[Tokens]
-    ) -> list[Any]:
-        """What `call` says of each of the inputs.
+    def in_batches(self, verb: str, call: Callable[..., Array], examples: Sequence[EvalExample]) -> list[Any]:
+        """What `call` says of each of the examples.
 
         Args:
             verb: what is done, for the progress bar.
-            call: gets the numbers of the inputs in a batch, their tokens [B, S] and lengths [B]; the last batch is
-                filled up. Returns an array of a row for each.
-            inputs: token ids.
+            call: gets the numbers of the examples in a batch, their tokens [B, S], `inputs_lengths` [B] and, where they
+                have them, `encoder_inputs`; the last batch is filled up. Returns an array of a row for each.
+            examples: whose inputs are read.
 
         Returns:
-            The rows of the results, in the order of the inputs.
+            The rows of the results, in the order of the examples.
         """
+        inputs = [example.inputs for example in examples]
+        again = [example.encoder_inputs for example in examples]
         found: list[Any] = [None] * len(inputs)
         buckets = self._checked_buckets(max(map(len, inputs)))
         with tqdm(total=len(inputs), desc=f"{verb} {self._task}", unit="row", disable=None) as bar:
             for rows in self._batches(inputs):
                 filled = [*rows, *rows[:1] * (self._batch_size - len(rows))]  # what the repeated row says is dropped
                 width = bucket_of(len(inputs[rows[0]]), buckets)
-                results = np.asarray(call(filled, *self._padded([inputs[row] for row in filled], width)))
+                tokens, lengths = self._padded([inputs[row] for row in filled], width)
+                read = {"inputs_lengths": lengths, **_encoder_inputs([again[row] for row in filled])}
+                results = np.asarray(call(filled, tokens, **read))
                 for row, result in zip(rows, results, strict=False):
                     found[row] = result
                 bar.update(len(rows))
@@ -219,6 +228,15 @@ class Rows:
         return tokens, np.array([len(row) for row in rows], np.int32)
 
 
+def _encoder_inputs(rows: Sequence[Tokens | None]) -> dict[str, EncoderInputs]:
+    """What a model is given beside the inputs: nothing where the examples have none."""
+    found = [row for row in rows if row is not None]
+    if not found:
+        return {}
+    width = max(SMALLEST_BUCKET, 1 << (max(map(len, found)) - 1).bit_length())
+    return {"encoder_inputs": EncoderInputs(*pad(found, width, 0))}  # 0: see `batching`
+
+
 def answer(rows: Rows, task: EvalTask, decode_length: int, normalize_by_length: bool) -> Answers:
     """Lets a model answer a task's examples, by choosing where they have choices, else by writing.
 
@@ -240,18 +258,17 @@ def answer(rows: Rows, task: EvalTask, decode_length: int, normalize_by_length: 
         return _choose(rows, task.examples, normalize_by_length)
     if any(with_choices):
         raise UserError(f"task {task.name}: some examples have answer choices and some have none")
-    inputs = [example.inputs for example in task.examples]
-    scores = np.concatenate(rows.score(inputs, [[example.targets] for example in task.examples]))
+    scores = np.concatenate(rows.score(task.examples, [[example.targets] for example in task.examples]))
     predictions = None
     if task.predict_metrics:
-        predictions = [task.decode(tokens.tolist()) for tokens in rows.generate(inputs, decode_length)]
-    return Answers(predictions, scores, [{} for _ in inputs])
+        predictions = [task.decode(tokens.tolist()) for tokens in rows.generate(task.examples, decode_length)]
+    return Answers(predictions, scores, [{} for _ in task.examples])
 
 
 def _choose(rows: Rows, examples: Sequence[EvalExample], normalize_by_length: bool) -> Answers:
     """Scores every choice of every example, and the target where it is not among them."""
     asked = [{example.targets_text: example.targets, **example.choices} for example in examples]
-    scores = rows.score([example.inputs for example in examples], [list(texts.values()) for texts in asked])
+    scores = rows.score(examples, [list(texts.values()) for texts in asked])
     found = [dict(zip(texts, row.tolist(), strict=True)) for texts, row in zip(asked, scores, strict=True)]
     judged = [
         {text: score[text] / (len(tokens) if normalize_by_length else 1) for text, tokens in example.choices.items()}

@@ -27,10 +27,11 @@ from jaxtyping import Bool, Float, Int
 
 from frozen_jax.errors import UserError
 from frozen_jax.ordering import EpochOrder, MixtureOrder, permutation
-from frozen_jax.types import Batch, Segments
+from frozen_jax.types import Batch, EncoderInputs, Segments
 
 Tokens = Int[np.ndarray, "_"]  # of one text; of any length, also beside others
 FEATURES = ("inputs", "targets")
+ENCODER_INPUTS = "encoder_inputs"  # the inputs again, where an encoder has a vocabulary of its own
 SEGMENTS = "_segments"  # of the feature before it: which example of a packed row a token belongs to, from 1 on
 SMALLEST_BUCKET = 16
 LENGTH_WINDOW = 32  # batches; of the FLOPs on IMDB at 512 tokens 8 save 0.31, 32 save 0.34, 128 save 0.35
@@ -82,8 +83,8 @@ class TaskTokens:
 
     Attributes:
         name: of the task; keys the order of its examples.
-        features: `inputs` and `targets`, with as many sequences; where several examples share a row, also
-            `inputs_segments` and `targets_segments`.
+        features: `inputs` and `targets`, with as many sequences, and `encoder_inputs` if they were asked for; where
+            several examples share a row, also `inputs_segments` and `targets_segments`.
         rate: how often a row is drawn from this task, relative to the others of a mixture.
     """
 
@@ -116,6 +117,18 @@ def default_buckets(length: int, *, between: bool = False) -> tuple[int, ...]:
     return (*(step for step in steps if step < length), length)
 
 
+def features_of(lengths: Mapping[str, Any]) -> list[str]:
+    """The features that a run asks for.
+
+    Args:
+        lengths: TASK_FEATURE_LENGTHS, or anything else by feature.
+
+    Returns:
+        `FEATURES`, and `encoder_inputs` where that has a length.
+    """
+    return [*FEATURES, *([ENCODER_INPUTS] if ENCODER_INPUTS in lengths else [])]
+
+
 def all_buckets(
     lengths: Mapping[str, int], given: Mapping[str, Sequence[int]] | None = None
 ) -> dict[str, Sequence[int]]:
@@ -128,7 +141,10 @@ def all_buckets(
     Returns:
         The given ones, and the default ones of the other features.
     """
-    return {feature: default_buckets(lengths[feature], between=True) for feature in FEATURES} | dict(given or {})
+    # None between of the encoder's: programs are multiplied, and its lengths go with those of the inputs.
+    return {name: default_buckets(lengths[name], between=name in FEATURES) for name in features_of(lengths)} | dict(
+        given or {}
+    )
 
 
 def bucket_of(length: int, buckets: Sequence[int]) -> int:
@@ -201,7 +217,8 @@ class Batches:
         self._batch_size, self._length_window, self._pad_id, self._seed = batch_size, length_window, pad_id, seed
         rows = batch_size // process_count
         self._local = slice(process_index * rows, (process_index + 1) * rows)
-        self._buckets = {feature: _checked_buckets(feature, buckets[feature], tasks) for feature in FEATURES}
+        features = features_of(self.tasks[0].features)
+        self._buckets = {feature: _checked_buckets(feature, buckets[feature], tasks) for feature in features}
         self._mixture = MixtureOrder([task.rate for task in tasks], seed)
         self._orders = [EpochOrder(task.name, len(task), seed) for task in tasks]
         self._latest: tuple[int, list[tuple[int, int]]] = (-1, [])  # window, its rows
@@ -249,7 +266,8 @@ class Batches:
         rows = self.rows(number)
         inputs, inputs_mask = self._padded("inputs", rows)
         targets, targets_mask = self._padded("targets", rows)
-        return Batch(inputs, inputs_mask, targets, _weights(targets_mask), self._segments(rows))
+        again = EncoderInputs(*self._padded(ENCODER_INPUTS, rows)) if ENCODER_INPUTS in self._buckets else None
+        return Batch(inputs, inputs_mask, targets, _weights(targets_mask), self._segments(rows), again)
 
     def iterate(self, start: int = 0, prefetch: int = 2) -> Prefetched:
         """The batches from a position on, made ahead of time by a thread.
@@ -268,7 +286,8 @@ class Batches:
     ) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
         sequences = [self.tasks[task].features[feature][example] for task, example in rows]
         length = bucket_of(max(map(len, sequences)), self._buckets[feature.removesuffix(SEGMENTS)])
-        return pad(sequences[self._local], length, 0 if feature.endswith(SEGMENTS) else self._pad_id)
+        # Token 0 is in every vocabulary; the LM's padding may not be in an encoder's.
+        return pad(sequences[self._local], length, self._pad_id if feature in FEATURES else 0)
 
     def _segments(self, rows: Sequence[tuple[int, int]]) -> Segments | None:
         if not self.tasks[0].packed:

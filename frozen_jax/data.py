@@ -1,7 +1,7 @@
 """seqio tasks and mixtures as batches of numpy arrays. Beside `lm_vocabulary` the only file that imports seqio: 15 s.
 
     seqio task ──▶ its split, tokenized once, in memory ──▶ training: `batching.Batches`, by batch number
-                                                       ├──▶ evaluation: `answering.EvalTask`, in the order of the file
+                                                       ├──▶ evaluation: `eval_examples`, in the order of the file
                                                        └──▶ files of tokens, for hosts without seqio: `token_cache`
 
 seqio does what it is good at: sources, preprocessors, vocabularies, mixing rates, packing, metrics, caches. The order
@@ -12,21 +12,30 @@ Preprocessors that draw random numbers do so once, when the split is tokenized, 
 from __future__ import annotations
 
 import difflib
-import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from frozen_jax.answering import EvalExample, EvalTask, unchanged
-from frozen_jax.batching import FEATURES, SEGMENTS, Batches, Ragged, TaskTokens, Tokens, all_buckets
+from frozen_jax.answering import EvalTask
+from frozen_jax.batching import (
+    ENCODER_INPUTS,
+    FEATURES,
+    SEGMENTS,
+    Batches,
+    Ragged,
+    TaskTokens,
+    all_buckets,
+    features_of,
+)
 from frozen_jax.errors import UserError
+from frozen_jax.eval_examples import eval_task
+from frozen_jax.lm_vocabulary import EncoderVocabulary as EncoderVocabulary
 from frozen_jax.lm_vocabulary import LMVocabulary as LMVocabulary
-from frozen_jax.ordering import permutation, random_bits, sample
+from frozen_jax.ordering import permutation, random_bits
 from frozen_jax.task_modules import load_task_module as load_task_module
-from frozen_jax.tokenizer import lm_tokenizer
 
 _RaggedTensor: Any = tf.RaggedTensor  # TensorFlow's type stubs leave out how one is made
 
@@ -93,7 +102,8 @@ def train_tokens(
 
     Args:
         mixture_or_task_name: registered in a module that has been imported.
-        task_feature_lengths: the most tokens of `inputs` and `targets`; longer ones are cut by seqio.
+        task_feature_lengths: the most tokens of `inputs` and `targets`, and of `encoder_inputs` where those are wanted;
+            longer ones are cut by seqio.
         seed: of random preprocessors, and of the order in which examples are packed.
         split: which split.
         use_cached: read the task's seqio cache instead of its source.
@@ -103,9 +113,14 @@ def train_tokens(
         What `batching.Batches` takes.
 
     Raises:
-        UserError: for an unknown task or split, lengths that do not fit, a missing cache.
+        UserError: for an unknown task or split, lengths that do not fit, a missing cache, packed `encoder_inputs`.
     """
     lengths = _checked_lengths(task_feature_lengths)
+    if pack and ENCODER_INPUTS in lengths:
+        raise UserError(
+            "an encoder reads whole examples, not packed rows; set TaskData.pack = False, or leave "
+            f"{ENCODER_INPUTS} out of TASK_FEATURE_LENGTHS"
+        )
     rates = find_tasks(mixture_or_task_name, split).items()
     tokens = [_task_tokens(task, rate, lengths, split, use_cached, seed) for task, rate in rates if rate > 0]
     if not tokens:
@@ -176,7 +191,7 @@ def eval_tasks(
 
     Args:
         mixture_or_task_name: registered in a module that has been imported.
-        task_feature_lengths: the most tokens of `inputs` and `targets`; longer ones are cut by seqio.
+        task_feature_lengths: see `train_tokens`.
         split: which split.
         max_examples: evaluate no more than so many of a task: the first in a random order that depends on the seed.
         use_cached: read the task's seqio cache instead of its source.
@@ -191,7 +206,8 @@ def eval_tasks(
     """
     lengths = _checked_lengths(task_feature_lengths)
     tasks = sorted(find_tasks(mixture_or_task_name, split), key=lambda task: task.name)
-    return [_eval_task(task, lengths, split, max_examples, use_cached, seed) for task in tasks]
+    how: dict[str, Any] = {"use_cached": use_cached, "seed": seed}
+    return [eval_task(task, sampled(task, lengths, split, **how), split, lengths, max_examples, seed) for task in tasks]
 
 
 def cacheable(
@@ -201,7 +217,7 @@ def cacheable(
 
     Args:
         mixture_or_task_name: registered in a module that has been imported.
-        task_feature_lengths: the most tokens of `inputs` and `targets`.
+        task_feature_lengths: see `train_tokens`.
         seed: of random preprocessors.
         use_cached: read the task's seqio cache instead of its source.
 
@@ -209,31 +225,34 @@ def cacheable(
         The splits, whole.
 
     Raises:
-        UserError: for a task in another vocabulary than the LM's, before anything is read; then as `eval_tasks`.
+        UserError: for a task in other vocabularies than the run's, before anything is read; then as `eval_tasks`.
     """
     tasks = task_rates(mixture_or_task_name)
     for task in tasks:
-        _check_vocabulary(task)
+        _check_vocabularies(task, task_feature_lengths)
     splits = sorted({split for task in tasks for split in task.splits} - {"train"})
     what = (mixture_or_task_name, task_feature_lengths)
     return (task for split in splits for task in eval_tasks(*what, split, seed=seed, use_cached=use_cached))
 
 
-def _check_vocabulary(task: seqio.Task) -> None:
-    """Tokens in files are read with the LM's tokenizer, so they must be its own."""
-    probe, tokenizer = "The 3 quick foxes, über 漢字: don't!", lm_tokenizer()
+def _check_vocabularies(task: seqio.Task, lengths: Mapping[str, int]) -> None:
+    """Tokens in files are read with the run's tokenizers, so they must be their own."""
+    probe = "The 3 quick foxes, über 漢字: don't!"
     for name, feature in task.output_features.items():
-        vocabulary = feature.vocabulary
+        if name == ENCODER_INPUTS and name not in lengths:
+            continue
+        whose, ours = ("encoder's", EncoderVocabulary) if name == ENCODER_INPUTS else ("LM's", LMVocabulary)
+        tokenizer, vocabulary = ours().tokenizer, feature.vocabulary
         if vocabulary.eos_id != tokenizer.eos_id or vocabulary.encode(probe) != tokenizer.encode(probe):
             raise UserError(
-                f"the {name} of task {task.name} are in {vocabulary}, not in the LM's vocabulary ({tokenizer.name}); "
-                "register it with frozen_jax.data.LMVocabulary"
+                f"the {name} of task {task.name} are in {vocabulary}, not in the {whose} vocabulary "
+                f"({tokenizer.name}); register it with frozen_jax.data.{ours.__name__}"
             )
 
 
 def sampled(
     task: seqio.Task,
-    lengths: Mapping[str, int] | None,
+    lengths: Mapping[str, int | None] | None,
     split: str,
     *,
     every: int = 1,
@@ -244,7 +263,7 @@ def sampled(
 
     Args:
         task: of `task_rates`.
-        lengths: the most tokens of each feature; None cuts nothing.
+        lengths: the most tokens of each feature; None cuts nothing, as a whole or for a feature.
         split: which split.
         every: of how many examples one is taken; the same ones whatever the lengths.
         use_cached: read the task's seqio cache instead of its source.
@@ -268,23 +287,28 @@ def _mixing_rates(mixture: seqio.Mixture) -> dict[seqio.Task, float]:
 
 
 def _checked_lengths(lengths: Mapping[str, int]) -> dict[str, int]:
-    if set(lengths) != set(FEATURES) or not all(isinstance(n, int) and n > 0 for n in lengths.values()):
-        raise UserError(f"TASK_FEATURE_LENGTHS is {dict(lengths)}; give a positive number for each of {FEATURES}")
+    if {*lengths, ENCODER_INPUTS} != {*FEATURES, ENCODER_INPUTS} or not all(
+        isinstance(n, int) and n > 0 for n in lengths.values()
+    ):
+        raise UserError(
+            f"TASK_FEATURE_LENGTHS is {dict(lengths)}; give a positive number for each of {FEATURES}, and for "
+            f"{ENCODER_INPUTS!r} where an encoder has a vocabulary of its own"
+        )
     return dict(lengths)
 
 
 def _examples(
-    task: seqio.Task, lengths: Mapping[str, int] | None, split: str, use_cached: bool, seed: int, every: int = 1
+    task: seqio.Task, lengths: Mapping[str, int | None] | None, split: str, use_cached: bool, seed: int, every: int = 1
 ) -> tf.data.Dataset:
     """The pipeline of seqio over one split or every so-many-th example of it, in the order of the file."""
-    if set(task.output_features) != set(FEATURES):
+    if {*task.output_features, ENCODER_INPUTS} != {*FEATURES, ENCODER_INPUTS}:
         raise UserError(f"task {task.name} has the features {sorted(task.output_features)}; {FEATURES} are needed")
     if use_cached and task.supports_caching and not task.cache_dir:
         folders = seqio.get_global_cache_dirs()
         raise UserError(f"task {task.name} has no seqio cache in {folders}; cache it, or set USE_CACHED_TASKS = False")
     # For preprocessors that draw random numbers. A seed handed to seqio would break sources that take none.
     tf.random.set_seed(int(random_bits(1, seed, task.name, split)[0] >> np.uint64(33)))
-    return task.get_dataset(
+    dataset = task.get_dataset(
         sequence_length=lengths,
         split=split,
         use_cached=use_cached,
@@ -293,17 +317,22 @@ def _examples(
         num_epochs=1,
         try_in_mem_cache=False,
     )
+    if ENCODER_INPUTS in (lengths or {}) and ENCODER_INPUTS not in dataset.element_spec:
+        raise UserError(
+            f"task {task.name} makes no {ENCODER_INPUTS}, which TASK_FEATURE_LENGTHS asks for; register it with "
+            "OUTPUT_FEATURES and PREPROCESSORS of tasks.common, which do"
+        )
+    return dataset
 
 
 def _task_tokens(
     task: seqio.Task, rate: float, lengths: Mapping[str, int], split: str, use_cached: bool, seed: int
 ) -> TaskTokens:
     dataset = _examples(task, lengths, split, use_cached, seed)
-    tokens = dataset.map(lambda example: {name: _RaggedTensor.from_tensor(example[name][None]) for name in FEATURES})
+    features = features_of(lengths)
+    tokens = dataset.map(lambda example: {name: _RaggedTensor.from_tensor(example[name][None]) for name in features})
     batches: list[Any] = list(tokens.ragged_batch(1024))  # each crossing from TensorFlow to Python costs 0.2 ms
-    return TaskTokens(
-        task.name, {feature: _ragged([batch[feature] for batch in batches]) for feature in FEATURES}, rate
-    )
+    return TaskTokens(task.name, {name: _ragged([batch[name] for batch in batches]) for name in features}, rate)
 
 
 def _packed(task: TaskTokens, lengths: Mapping[str, int], seed: int) -> TaskTokens:
@@ -328,71 +357,3 @@ def _ragged(batches: Sequence[tf.RaggedTensor]) -> Ragged:
     lengths = [np.zeros(1, np.int64), *(batch.values.row_lengths().numpy() for batch in batches)]
     tokens = [np.zeros(0, np.int32), *(batch.flat_values.numpy() for batch in batches)]
     return Ragged(np.concatenate(tokens), np.cumsum(np.concatenate(lengths)))
-
-
-def _eval_task(
-    task: seqio.Task, lengths: Mapping[str, int], split: str, max_examples: int | None, use_cached: bool, seed: int
-) -> EvalTask:
-    found: list[Any] = list(_examples(task, lengths, split, use_cached, seed).as_numpy_iterator())
-    if not found:
-        raise UserError(f"task {task.name} has no examples in its split {split!r}")
-    chosen = sample(len(found), max_examples, seed, task.name)
-    if task.predict_with_aux_metric_fns:
-        raise UserError(
-            f"task {task.name} has a metric of (targets, predictions, aux_values); there are no aux_values here"
-        )
-    choices = _Choices(task, lengths["targets"])
-    return EvalTask(
-        name=task.name,
-        split=split,
-        split_size=len(found),
-        examples=[_eval_example(task, index, found[index], choices) for index in chosen],
-        targets_length=lengths["targets"],
-        decode=lambda ids: task.output_features["targets"].vocabulary.decode([int(token) for token in ids]),
-        postprocess=task._postprocess_fn or unchanged,
-        predict_metrics=task.predict_metric_fns,
-        score_metrics=task.score_metric_fns,
-    )
-
-
-def _eval_example(task: seqio.Task, index: int, raw: Mapping[str, Any], choices: _Choices) -> EvalExample:
-    texts = {feature: _text(task, raw, feature) for feature in FEATURES}
-    return EvalExample(
-        index=index,
-        inputs=np.asarray(raw["inputs"], np.int32),
-        targets=np.asarray(raw["targets"], np.int32),
-        inputs_text=texts["inputs"],
-        targets_text=texts["targets"],
-        choices=choices(raw["choices"]) if "choices" in raw else {},
-        raw=raw,
-    )
-
-
-def _text(task: seqio.Task, raw: Mapping[str, Any], feature: str) -> str:
-    """The text before it became tokens, if the task kept it; seqio's metrics look at that as well."""
-    if f"{feature}_pretokenized" in raw:
-        return raw[f"{feature}_pretokenized"].decode()
-    return task.output_features[feature].vocabulary.decode(raw[feature].tolist())
-
-
-class _Choices:
-    """Turns answer choices into tokens, each text once, in the way that targets are made."""
-
-    def __init__(self, task: seqio.Task, length: int) -> None:
-        self._task, self._length = task, length
-        self._encode = functools.cache(self._encode_one)
-
-    def __call__(self, texts: Iterable[bytes]) -> dict[str, Tokens]:
-        choices = {text.decode(): self._encode(text.decode()) for text in texts}
-        if len({tokens.tobytes() for tokens in choices.values()}) < len(choices):
-            raise UserError(
-                f"task {self._task.name}: the answer choices {list(choices)} cannot be told apart when cut at "
-                f"{self._length} tokens; allow more for targets"
-            )
-        return choices
-
-    def _encode_one(self, text: str) -> Tokens:
-        feature = self._task.output_features["targets"]
-        ends = [feature.vocabulary.eos_id] if feature.add_eos else []
-        tokens = feature.vocabulary.encode(text)[: self._length - len(ends)]
-        return np.asarray([*tokens, *ends], np.int32)

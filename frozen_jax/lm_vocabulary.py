@@ -1,7 +1,8 @@
-"""The frozen LM's tokenizer as a seqio vocabulary. Like `data`, imported only where examples are asked for."""
+"""The run's tokenizers as seqio vocabularies. Like `data`, imported only where examples are asked for."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,26 +12,31 @@ import tensorflow as tf
 from jaxtyping import Int
 
 from frozen_jax.batching import Tokens
-from frozen_jax.tokenizer import lm_tokenizer
+from frozen_jax.tokenizer import Tokenizer, encoder_tokenizer, lm_tokenizer
 
 _RaggedTensor: Any = tf.RaggedTensor  # TensorFlow's type stubs leave out how one is made
 
 
-class LMVocabulary(seqio.Vocabulary):
-    """The frozen LM's vocabulary, for the features of a task. Nothing is loaded before a text is tokenized.
+class _Vocabulary(seqio.Vocabulary):
+    """One of the run's tokenizers. Nothing is loaded before a text is tokenized.
 
-    All of them are equal: which tokenizer stands behind them is said in one place, `lm_tokenizer`.
+    All of a class are equal: which tokenizer stands behind them is said in one place.
     """
+
+    @property
+    @abc.abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that gin binds."""
 
     @property
     def eos_id(self) -> int:
         """The token that ends a text."""
-        return lm_tokenizer().eos_id
+        return self.tokenizer.eos_id
 
     @property
     def pad_id(self) -> int:
         """The token that fills up rows."""
-        return lm_tokenizer().pad_id
+        return self.tokenizer.pad_id
 
     @property
     def unk_id(self) -> None:
@@ -39,17 +45,17 @@ class LMVocabulary(seqio.Vocabulary):
 
     @property
     def _base_vocab_size(self) -> int:
-        return lm_tokenizer().vocab_size
+        return self.tokenizer.vocab_size
 
     def _encode(self, s: str) -> list[int]:
-        return lm_tokenizer().encode(s)
+        return self.tokenizer.encode(s)
 
     def _decode(self, ids: Iterable[int]) -> str:
-        return lm_tokenizer().decode(list(ids))
+        return self.tokenizer.decode(list(ids))
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
         """Tokens of one text, [length], or of many, [N, (length)]."""
-        tokens, lengths = tf.numpy_function(_encode_texts, [s], [tf.int32, tf.int64])
+        tokens, lengths = tf.numpy_function(self._encode_texts, [s], [tf.int32, tf.int64])
         tokens.set_shape([None])
         if not s.shape.rank:
             return tokens
@@ -61,15 +67,32 @@ class LMVocabulary(seqio.Vocabulary):
         text.set_shape([])
         return text
 
+    def _encode_texts(self, texts: bytes | np.ndarray) -> tuple[Tokens, Int[np.ndarray, " texts"]]:
+        """Tokens of all texts end to end, and how many each has; called by TensorFlow."""
+        encode = self.tokenizer.encode
+        rows = [np.array(encode(text.decode()), np.int32) for text in np.atleast_1d(np.asarray(texts, object))]
+        return np.concatenate([np.zeros(0, np.int32), *rows]), np.array([len(row) for row in rows], np.int64)
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LMVocabulary)
+        return type(other) is type(self)
 
     def __hash__(self) -> int:
-        return hash(LMVocabulary)
+        return hash(type(self))
 
 
-def _encode_texts(texts: bytes | np.ndarray) -> tuple[Tokens, Int[np.ndarray, " texts"]]:
-    """Tokens of all texts end to end, and how many each has; called by TensorFlow."""
-    tokenizer = lm_tokenizer()
-    rows = [tokenizer.encode(text.decode()) for text in np.atleast_1d(np.asarray(texts, object))]
-    return np.concatenate([np.zeros(0, np.int32), *rows]).astype(np.int32), np.array([len(r) for r in rows], np.int64)
+class LMVocabulary(_Vocabulary):
+    """The frozen LM's vocabulary, for the features of a task."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What `lm_tokenizer` gives."""
+        return lm_tokenizer()
+
+
+class EncoderVocabulary(_Vocabulary):
+    """The vocabulary of the feature `encoder_inputs`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What `encoder_tokenizer` gives."""
+        return encoder_tokenizer()

@@ -6,6 +6,10 @@ optax.adafactor.learning_rate = @optax.warmup_constant_schedule()
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from typing import Any
+
 import gin
 import optax
 
@@ -33,6 +37,32 @@ def clipped(
         max_norm: the greatest L2 norm that passes unchanged; 1.0 is T5X's usual choice.
     """
     return optax.chain(optax.clip_by_global_norm(max_norm), optimizer)
+
+
+@gin.configurable
+def by_path(
+    optimizers: Sequence[tuple[str, optax.GradientTransformation]] = gin.REQUIRED,
+) -> optax.GradientTransformation:
+    """Gives parameters optimizers of their own: a prompt wants steps that a kernel would not survive.
+
+    Args:
+        optimizers: (regular expression, optimizer); the first that matches the whole path of a parameter has it.
+
+    Raises:
+        UserError: when the optimizer is started, if a parameter matches none of them.
+    """
+
+    def labels(parameters: dict[str, Any]) -> dict[str, int]:
+        return {path: _first_match(path, [pattern for pattern, _ in optimizers]) for path in parameters}
+
+    return optax.partition(dict(enumerate(optimizer for _, optimizer in optimizers)), labels)
+
+
+def _first_match(path: str, patterns: Sequence[str]) -> int:
+    for index, pattern in enumerate(patterns):
+        if re.fullmatch(pattern, path):
+            return index
+    raise UserError(f"by_path.optimizers: no pattern of {list(patterns)} matches the trained parameter {path!r}")
 
 
 @gin.configurable

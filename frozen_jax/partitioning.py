@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Shaped
 
 from frozen_jax.errors import UserError
-from frozen_jax.types import Array, Batch
+from frozen_jax.types import Array, Batch, EncoderInputs
 
 LOGICAL_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r".*token_embedder/embedding", ("vocab", "embed")),
@@ -27,7 +27,8 @@ LOGICAL_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r".*mlp/wo/kernel", ("mlp", "embed")),
     (r".*logits_dense/kernel", ("embed", "vocab")),
     (r".*norm/scale", ("embed",)),
-    (r".*prompt", ("length", "embed")),
+    (r".*(prompt|latents)", ("length", "embed")),
+    (r".*projection/kernel", ("embed", "embed")),
 )
 """Parameter path → logical axes. A path through `layers/` has the axis `layers` in front."""
 
@@ -136,15 +137,18 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)
 
 
-def spread_rows(arrays: Sequence[Shaped[Array, "..."]], like: Shaped[Array, "..."]) -> Sequence[Shaped[Array, "..."]]:
+Rows = Shaped[Array, "..."] | EncoderInputs | None
+
+
+def spread_rows(arrays: Sequence[Rows], like: Shaped[Array, "..."]) -> Sequence[Rows]:
     """Splits rows over the `data` axis of the mesh on which the parameter `like` lives, where the axis divides them.
 
     Args:
-        arrays: the first has B rows, the others B or a multiple of it.
+        arrays: the first has B rows, the others B or a multiple of it; those of `EncoderInputs` too.
         like: any parameter of the model that will read them.
     """
     sharding = like.sharding if isinstance(like, jax.Array) else None
     mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
-    if not isinstance(mesh, Mesh) or len(arrays[0]) % mesh.shape["data"]:
+    if not isinstance(mesh, Mesh) or len(jax.tree.leaves(arrays)[0]) % mesh.shape["data"]:
         return arrays
     return [jax.device_put(array, batch_sharding(mesh)) for array in arrays]

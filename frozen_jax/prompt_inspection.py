@@ -59,17 +59,19 @@ def prompts_of(method: Method, examples: Sequence[EvalExample]) -> Float[np.ndar
     like = jax.tree.leaves(state)[0]
 
     @jax.jit
-    def read(state: Any, tokens: Int[Array, "B S"], lengths: Int[Array, " B"]) -> Float[Array, "B P D"]:
+    def read(
+        state: Any, tokens: Int[Array, "B S"], lengths: Int[Array, " B"], encoder_inputs: EncoderInputs | None
+    ) -> Float[Array, "B P D"]:
         mask = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
-        return prompt_of(nnx.merge(graphdef, state), tokens, mask)
+        return prompt_of(nnx.merge(graphdef, state), tokens, mask, encoder_inputs)
 
-    def call(rows: Sequence[int], tokens: Array, lengths: Array) -> Array:
+    def call(
+        rows: Sequence[int], tokens: Array, inputs_lengths: Array, encoder_inputs: EncoderInputs | None = None
+    ) -> Array:
         del rows
-        return read(state, *spread_rows((tokens, lengths), like=like))
+        return read(state, *spread_rows((tokens, inputs_lengths, encoder_inputs), like=like))
 
-    return np.stack(
-        Rows(method, _BATCH_SIZE, None, "the inputs").in_batches("read", call, [example.inputs for example in examples])
-    )
+    return np.stack(Rows(method, _BATCH_SIZE, None, "the inputs").in_batches("read", call, examples))
 
 
 def vocabulary_of(lm: LanguageModel, size: int) -> Float[np.ndarray, "V D"]:

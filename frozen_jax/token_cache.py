@@ -26,11 +26,11 @@ from etils import epath
 
 from frozen_jax import cloud_storage
 from frozen_jax.answering import EvalExample, EvalTask, unchanged
-from frozen_jax.batching import Ragged, TaskTokens
+from frozen_jax.batching import ENCODER_INPUTS, Ragged, TaskTokens
 from frozen_jax.errors import UserError
 from frozen_jax.ordering import sample
 from frozen_jax.text_metrics import METRICS, POSTPROCESSORS
-from frozen_jax.tokenizer import lm_tokenizer
+from frozen_jax.tokenizer import encoder_tokenizer, lm_tokenizer
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -49,6 +49,8 @@ class Made:
         tokenizer: name of the LM's tokenizer.
         tokenizer_sha256: of its file.
         pack: whether several examples share a row of the training split.
+        encoder_tokenizer: name of that of the feature `encoder_inputs`; empty without one.
+        encoder_tokenizer_sha256: of its file.
     """
 
     mixture_or_task_name: str
@@ -56,12 +58,15 @@ class Made:
     tokenizer: str
     tokenizer_sha256: str
     pack: bool
+    encoder_tokenizer: str = ""
+    encoder_tokenizer_sha256: str = ""
 
 
 def made_now(mixture_or_task_name: str, task_feature_lengths: Mapping[str, int], pack: bool) -> Made:
-    """What a run with these settings makes, or wants; the tokenizer is the one that gin binds."""
-    tokenizer = lm_tokenizer()
-    return Made(mixture_or_task_name, dict(task_feature_lengths), tokenizer.name, tokenizer.sha256, pack)
+    """What a run with these settings makes, or wants; the tokenizers are those that gin binds."""
+    tokenizers = [lm_tokenizer(), *([encoder_tokenizer()] if ENCODER_INPUTS in task_feature_lengths else [])]
+    (name, sha256), *encoder = [(tokenizer.name, tokenizer.sha256) for tokenizer in tokenizers]
+    return Made(mixture_or_task_name, dict(task_feature_lengths), name, sha256, pack, *(encoder[0] if encoder else ()))
 
 
 def is_complete(directory: epath.PathLike, made: Made) -> bool:
@@ -180,13 +185,14 @@ def _manifest(folder: epath.Path, made: Made) -> dict[str, Any]:
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """The tokenizer is known by its file's sum: its name may be a path, and differ from host to host."""
+    """A tokenizer is known by its file's sum: its name may be a path, and differ from host to host."""
     for name in ("mixture_or_task_name", "task_feature_lengths", "pack"):
         if found[name] != wanted[name]:
             yield name, repr(found[name]), repr(wanted[name])
-    if found["tokenizer_sha256"] != wanted["tokenizer_sha256"]:
-        was, now = (f"{made['tokenizer']} (sha256 {made['tokenizer_sha256'][:12]})" for made in (found, wanted))
-        yield "the vocabulary", was, now
+    for which, what in (("tokenizer", "the vocabulary"), ("encoder_tokenizer", "the encoder's vocabulary")):
+        (was, old), (now, new) = ((made.get(which, ""), made.get(f"{which}_sha256", "")) for made in (found, wanted))
+        if old != new:
+            yield what, f"{was} (sha256 {old[:12]})", f"{now} (sha256 {new[:12]})"
 
 
 def _safe(name: str) -> str:
@@ -316,4 +322,5 @@ def _example(line: str) -> EvalExample:
         targets_text=found["texts"]["targets"],
         choices={text: np.array(tokens, np.int32) for text, tokens in found["choices"].items()},
         raw=raw,
+        encoder_inputs=np.asarray(raw[ENCODER_INPUTS], np.int32) if ENCODER_INPUTS in raw else None,
     )

@@ -124,6 +124,19 @@ def lm_tokenizer(source: str = "titler-t5-small") -> Tokenizer:
     return _loaded(source)
 
 
+@gin.configurable
+def encoder_tokenizer(source: str | None = None) -> Tokenizer:
+    """The tokenizer of the feature `encoder_inputs`: of an encoder that stands before the LM and is not of its kind.
+
+    Args:
+        source: see `load_tokenizer`; None is the LM's own.
+
+    Returns:
+        The tokenizer.
+    """
+    return lm_tokenizer() if source is None else _loaded(source)
+
+
 @functools.cache
 def _loaded(source: str) -> Tokenizer:
     return load_tokenizer(source)

@@ -126,7 +126,9 @@ def loss_sum(
     """
     model = freezing.merge(graphdef, trained, frozen)
     dropout = model.dropout(key)
-    logits = model.target_logits(batch.inputs, batch.inputs_mask, batch.targets, dropout, batch.segments)
+    logits = model.target_logits(
+        batch.inputs, batch.inputs_mask, batch.targets, dropout, batch.segments, batch.encoder_inputs
+    )
     log_z = jax.nn.logsumexp(logits, axis=-1)
     chosen = jnp.take_along_axis(logits, batch.targets[..., None], axis=-1)[..., 0]
     weights = batch.targets_weights

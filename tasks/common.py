@@ -10,7 +10,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from frozen_jax.data import LMVocabulary
+from frozen_jax.batching import ENCODER_INPUTS
+from frozen_jax.data import EncoderVocabulary, LMVocabulary
 from tasks.splits import SPLITS
 
 Example = Mapping[str, str | Sequence[str]]  # inputs, targets, and what the metrics need, all as text
@@ -18,31 +19,37 @@ Example = Mapping[str, str | Sequence[str]]  # inputs, targets, and what the met
 OUTPUT_FEATURES = {
     "inputs": seqio.Feature(vocabulary=LMVocabulary(), add_eos=True),
     "targets": seqio.Feature(vocabulary=LMVocabulary(), add_eos=True),
+    ENCODER_INPUTS: seqio.Feature(vocabulary=EncoderVocabulary(), add_eos=True, required=False),
 }
 
 
 def tokenize(
     dataset: tf.data.Dataset,
     output_features: Mapping[str, seqio.Feature],
-    sequence_length: Mapping[str, int] | None = None,
+    sequence_length: Mapping[str, int | None] | None = None,
 ) -> tf.data.Dataset:
     """As `seqio.preprocessors.tokenize`, many examples in a call, and no words that would be cut off all the same.
 
     A word is a token or more, so that what follows as many words as there may be tokens is never read. At 64 tokens the
     reviews of IMDB take a quarter of the time.
 
+    Where the lengths name `encoder_inputs`, that feature is made: the text of the inputs, in its own vocabulary.
+
     Args:
         dataset: examples as text.
         output_features: from seqio; which features become tokens, and in which vocabulary.
-        sequence_length: from seqio; the most tokens of each feature.
+        sequence_length: from seqio; the most tokens of each feature, None cuts nothing.
 
     Returns:
         The examples with tokens, and with their whole text in `inputs_pretokenized` and `targets_pretokenized`.
     """
 
     def beginnings(texts: Mapping[str, Any]) -> dict[str, Any]:
-        whole = {f"{name}_pretokenized": texts[name] for name in output_features}
-        return {**texts, **whole, **{name: first_words(texts[name], lengths[name]) for name in lengths}}
+        whole = {f"{name}_pretokenized": texts[name] for name in output_features if name in texts}
+        again = {ENCODER_INPUTS: texts["inputs"]} if ENCODER_INPUTS in lengths else {}
+        texts = {**texts, **again}
+        cut = {name: first_words(texts[name], length) for name, length in lengths.items() if length}
+        return {**texts, **whole, **cut}
 
     lengths = {name: length for name, length in (sequence_length or {}).items() if name in output_features}
     batches = dataset.ragged_batch(256).map(beginnings)

@@ -49,8 +49,9 @@ import seqio
 import tensorflow as tf
 
 from frozen_jax import wheels
+from frozen_jax.batching import FEATURES
 from frozen_jax.data import LMVocabulary
-from tasks.common import PREPROCESSORS, Example
+from tasks.common import OUTPUT_FEATURES, PREPROCESSORS, Example
 from tasks.splits import SPLITS, HeldOut, assign_splits, normalize
 
 WHEEL, MEMBER = "insigen", "insigen/Data/wiki.csv"
@@ -60,10 +61,7 @@ WORDS = 36  # of inputs, and of targets
 LONGEST_FIELD = 2**20  # characters; csv's own limit of 2**17 is too small for an article
 REFERENCES = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 
-OUTPUT_FEATURES = {
-    "inputs": seqio.Feature(vocabulary=LMVocabulary(), add_eos=True),
-    "targets": seqio.Feature(vocabulary=LMVocabulary(), add_eos=False),
-}
+GOES_ON = seqio.Feature(vocabulary=LMVocabulary(), add_eos=False)
 
 
 def records() -> Iterator[dict[str, str]]:
@@ -173,9 +171,9 @@ def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data
 
     def articles() -> Iterator[dict[str, list[str]]]:
         for found in examples(split):
-            yield {name: [str(piece[name]) for piece in found] for name in OUTPUT_FEATURES}
+            yield {name: [str(piece[name]) for piece in found] for name in FEATURES}
 
-    signature = {name: tf.TensorSpec([None], tf.string) for name in OUTPUT_FEATURES}
+    signature = {name: tf.TensorSpec([None], tf.string) for name in FEATURES}
     return tf.data.Dataset.from_generator(articles, output_signature=signature).unbatch()
 
 
@@ -183,5 +181,5 @@ TASK = seqio.TaskRegistry.add(
     "wikipedia_lm",
     source=seqio.FunctionDataSource(dataset, splits=SPLITS, num_input_examples=SIZES),
     preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
+    output_features=OUTPUT_FEATURES | {"targets": GOES_ON},
 )

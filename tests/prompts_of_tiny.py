@@ -8,11 +8,12 @@ from frozen_jax.methods.base import Method
 
 
 class Echo(Method):
-    """p(x) is twice the embedding of the first input token, then three times that of the last real one."""
+    """p(x) is twice the embedding of the first input token, then three times that of the last real one, or of the encoder's."""
 
     def read(self, inputs, inputs_mask, encoder_inputs=None):
         embeddings, mask = self.lm.read(inputs, inputs_mask, encoder_inputs)
-        last = jnp.take_along_axis(inputs, inputs_mask.sum(1, keepdims=True) - 1, axis=1)
+        tokens, real = encoder_inputs or (inputs, inputs_mask)
+        last = jnp.take_along_axis(tokens, real.sum(1, keepdims=True) - 1, axis=1)
         prompt = jnp.concatenate([2 * embeddings[:, :1], 3 * self.embed(last)], axis=1)
         ones = jnp.ones((len(inputs), 2), bool)
         return jnp.concatenate([prompt, embeddings], axis=1), jnp.concatenate([ones, mask], axis=1)

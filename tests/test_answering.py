@@ -1,5 +1,7 @@
 """A model's answers do not depend on how its examples were batched, and choices are judged as they should be."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -111,3 +113,33 @@ def test_a_score_that_is_no_number_stops():
 
     with pytest.raises(FloatingPointError, match="task fake: a score of row 0 is not a number"):
         answers(choosing(), Broken())
+
+
+class Encoding(FakeModel):
+    """Its encoder must read what its rows read, a hundred higher, and twice as many."""
+
+    def score(self, inputs, targets, *, encoder_inputs, **lengths):
+        self.check(inputs, encoder_inputs, lengths["inputs_lengths"])
+        return super().score(inputs, targets, **lengths)
+
+    def generate(self, inputs, *, encoder_inputs, **settings):
+        self.check(inputs, encoder_inputs, settings["inputs_lengths"])
+        return super().generate(inputs, **settings)
+
+    def check(self, inputs, encoder_inputs, lengths):
+        tokens, mask = encoder_inputs
+        assert (tokens[:, 0] == inputs[:, 0] + 100).all()
+        assert (mask.sum(1) == 2 * lengths).all()
+        assert (tokens[~mask] == 0).all()
+        assert tokens.shape[1] in (16, 32, 64)
+
+
+@pytest.mark.parametrize("batch_size", [3, 8])
+@pytest.mark.parametrize("given", [choosing(), task([example(i, f"{5 + i} 7 8", "5 7") for i in range(5)])])
+def test_an_encoder_reads_the_example_of_its_row(given, batch_size):
+    def doubled(it):
+        return dataclasses.replace(it, encoder_inputs=np.tile(it.inputs, 2) + 100)
+
+    again = dataclasses.replace(given, examples=[doubled(it) for it in given.examples])
+    found, wanted = answers(again, Encoding(), batch_size), answers(given, batch_size=batch_size)
+    assert (found.predictions, found.choice_scores) == (wanted.predictions, wanted.choice_scores)

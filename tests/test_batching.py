@@ -1,5 +1,6 @@
 """Batches are a pure function of (seed, number), whoever makes them; nothing of an example is lost or added."""
 
+import dataclasses
 import itertools
 import threading
 import time
@@ -223,3 +224,53 @@ def test_packed_rows_say_which_token_is_whose():
     assert batch.segments.inputs[by_length].tolist() == [[1, 1, 2, 2, 2, 0, 0, 0], [1, *[0] * 7]]
     assert batch.segments.targets.shape == batch.targets.shape == (2, 6)
     assert batches().batch(0).segments is None
+
+
+# The inputs again, for an encoder.
+
+
+def again(name="task", **settings):
+    """As `task`, and what an encoder reads of example i: so many tokens more, a hundred higher."""
+    made = task(name, **settings)
+    longer = [np.full(len(made.features["inputs"][i]) + 3, 100 + i) for i in range(len(made))]
+    return dataclasses.replace(made, features={**made.features, "encoder_inputs": Ragged.from_sequences(longer)})
+
+
+ENCODER_BUCKETS = BUCKETS | {"encoder_inputs": (10, 19)}
+
+
+def encoded(**changes):
+    return batches([again("a"), again("b", size=5, rate=2.0, seed=1)], buckets=ENCODER_BUCKETS, **changes)
+
+
+def test_the_encoder_reads_the_example_of_its_row():
+    made = encoded()
+    for number in range(6):
+        batch = made.batch(number)
+        read, mask = batch.encoder_inputs
+        assert (read[:, 0] == batch.inputs[:, 0] + 100).all()
+        assert (mask.sum(1) == batch.inputs_mask.sum(1) + 3).all()
+        assert (read[~mask] == 0).all()  # in every vocabulary, as the LM's own 99 may not be
+        assert read.shape[1] == bucket_of(int(mask.sum(1).max()), (10, 19))
+        plain = batches([task("a"), task("b", size=5, rate=2.0, seed=1)]).batch(number)
+        assert_equal(plain, batch)
+        assert plain.encoder_inputs is None
+
+
+def test_processes_share_what_the_encoder_reads_and_a_run_goes_on_with_it():
+    whole = encoded().batch(5).encoder_inputs
+    parts = [encoded(process_index=index, process_count=4).batch(5).encoder_inputs for index in range(4)]
+    for field in ("tokens", "mask"):
+        np.testing.assert_array_equal(np.concatenate([getattr(p, field) for p in parts]), getattr(whole, field))
+    with encoded().iterate(start=5) as ahead:
+        np.testing.assert_array_equal(next(ahead).encoder_inputs.tokens, whole.tokens)
+
+
+def test_buckets_of_an_encoder_have_none_between():
+    found = all_buckets({"inputs": 64, "targets": 8, "encoder_inputs": 64})
+    assert found == {"inputs": (16, 24, 32, 48, 64), "targets": (8,), "encoder_inputs": (16, 32, 64)}
+
+
+def test_a_short_bucket_of_the_encoder_is_named():
+    with pytest.raises(UserError, match=r"encoder_inputs of task a have up to 19 tokens.*add one of 19"):
+        batches([again("a")], buckets=BUCKETS | {"encoder_inputs": (16,)})

@@ -3,6 +3,7 @@
 import functools
 
 import gin
+import jax
 import numpy as np
 import pytest
 import seqio
@@ -10,8 +11,9 @@ import tensorflow as tf
 
 from frozen_jax import data
 from frozen_jax.errors import UserError
-from frozen_jax.runs import task_data
-from frozen_jax.tokenizer import lm_tokenizer
+from frozen_jax.runs import infer, task_data
+from frozen_jax.tokenizer import encoder_tokenizer, lm_tokenizer
+from tasks.common import OUTPUT_FEATURES, PREPROCESSORS
 from tests import tiny_tokenizer
 from tests.tiny_tokenizer import NUMBERS
 
@@ -398,3 +400,181 @@ def test_a_sample_is_every_so_many_th_example_cut_or_whole():
     assert [len(row["inputs"]) for row in whole] == [2, 5, 8, 11]
     assert [len(row["inputs"]) for row in data.sampled(task, LENGTHS, "train", every=3)] == [2, 5, 6, 6]
     assert len(data.sampled(task, None, "train")) == 10
+
+
+# The inputs again, in an encoder's vocabulary.
+
+AGAIN = LENGTHS | {"encoder_inputs": 4}
+
+
+@pytest.fixture
+def _encoder(tmp_path):
+    """A tokenizer with the same words in another order: the LM would read its tokens as other numbers."""
+    (tmp_path / "encoder").mkdir()
+    words = ["<pad>", "</s>", "<unk>", *reversed(tiny_tokenizer.WORDS[3:])]
+    with gin.unlock_config():
+        gin.bind_parameter("encoder_tokenizer.source", tiny_tokenizer.write(tmp_path / "encoder", words))
+
+
+def add_both(name="counting", columns=None, **more):
+    return add(name, columns, PREPROCESSORS, features=OUTPUT_FEATURES, **more)
+
+
+def decoded_by_encoder(tokens):
+    return encoder_tokenizer().decode(tokens.tolist())
+
+
+@pytest.mark.usefixtures("_encoder")
+def test_a_batch_holds_the_same_texts_in_two_vocabularies():
+    add_both()
+    batch = data.train_batches("counting", AGAIN, 10).batch(0)
+    texts = [decoded(row) for row in batch.inputs]
+    # Each cut at its own length: five words and the end, three words and the end.
+    assert sorted(texts) == sorted(" ".join(NUMBERS[: min(i + 1, 5)]) for i in range(10))
+    assert [decoded_by_encoder(row) for row in batch.encoder_inputs.tokens] == [
+        " ".join(text.split()[:3]) for text in texts
+    ]
+    assert batch.encoder_inputs.tokens.shape == (10, 4)
+    assert [decoded(row) for row in batch.encoder_inputs.tokens] != texts
+    (task,) = data.eval_tasks("counting", AGAIN)
+    assert [decoded_by_encoder(e.encoder_inputs) for e in task.examples[:5]] == [
+        " ".join(NUMBERS[: min(i + 1, 3)]) for i in range(5)
+    ]
+    assert [e.encoder_inputs[-1] for e in task.examples] == [encoder_tokenizer().eos_id] * 10
+
+
+@pytest.mark.usefixtures("_encoder")
+def test_nothing_is_tokenized_for_an_encoder_that_nobody_asked_for(monkeypatch):
+    monkeypatch.setattr(data.EncoderVocabulary, "_encode_texts", lambda *_: pytest.fail("tokenized"))
+    task = add_both()
+    assert data.train_batches("counting", LENGTHS, 5).batch(0).encoder_inputs is None
+    (found,) = data.eval_tasks("counting", LENGTHS)
+    assert [e.encoder_inputs for e in found.examples] == [None] * 10
+    assert found.examples[0].raw.keys() == {"inputs", "targets", "inputs_pretokenized", "targets_pretokenized"}
+    assert list(data.cacheable("counting", LENGTHS))
+    assert "encoder_inputs" not in data.sampled(task, None, "train")[0]
+
+
+@pytest.mark.usefixtures("_encoder")
+def test_without_a_length_nothing_is_cut():
+    whole = data.sampled(add_both(), {"encoder_inputs": None}, "train")[9]
+    assert decoded_by_encoder(whole["encoder_inputs"]) == " ".join(NUMBERS) == decoded(whole["inputs"])
+
+
+def test_an_encoder_has_the_lms_vocabulary_unless_another_is_bound():
+    add_both()
+    batch = data.train_batches("counting", LENGTHS | {"encoder_inputs": 6}, 10).batch(0)
+    np.testing.assert_array_equal(batch.encoder_inputs.tokens, batch.inputs)
+    np.testing.assert_array_equal(batch.encoder_inputs.mask, batch.inputs_mask)
+
+
+@pytest.mark.usefixtures("_encoder")
+def test_the_two_vocabularies_are_two():
+    vocabulary = data.EncoderVocabulary()
+    assert vocabulary == data.EncoderVocabulary() != data.LMVocabulary() != vocabulary
+    assert len({vocabulary, data.EncoderVocabulary(), data.LMVocabulary()}) == 2
+    assert vocabulary.encode("zero no") == [14, 3]
+    assert vocabulary.encode_tf(tf.constant(["zero", "", "no no"])).to_list() == [[14], [], [3, 3]]
+    assert vocabulary.decode([14, 3, 1, 4]) == "zero no"
+
+
+@pytest.mark.usefixtures("_encoder")
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (
+            lambda: data.train_tokens("counting", AGAIN, pack=True),
+            r"an encoder reads whole examples, not packed rows; set TaskData.pack = False",
+        ),
+        (
+            lambda: data.train_batches("own", AGAIN, 2),
+            r"task own makes no encoder_inputs, which TASK_FEATURE_LENGTHS asks for; register it with OUTPUT_FEATURES",
+        ),
+        (lambda: data.eval_tasks("half", AGAIN), "task half makes no encoder_inputs"),
+        (lambda: data.eval_tasks("counting", LENGTHS | {"encoder_inputs": 0}), "'encoder_inputs' where an encoder has"),
+        (
+            lambda: data.eval_tasks("counting", LENGTHS | {"encoder_input": 4}),
+            "TASK_FEATURE_LENGTHS is .*encoder_input",
+        ),
+        (
+            lambda: data.cacheable("foreign", AGAIN),
+            r"encoder_inputs of task foreign .* not in the encoder's vocabulary .*frozen_jax.data.EncoderVocabulary",
+        ),
+    ],
+)
+def test_mistakes_about_an_encoder_are_named(ask, message):
+    add_both()
+    add("own")
+    add("half", features=OUTPUT_FEATURES)
+    lms = seqio.Feature(data.LMVocabulary(), add_eos=True, required=False)
+    add("foreign", preprocessors=PREPROCESSORS, features=OUTPUT_FEATURES | {"encoder_inputs": lms})
+    with pytest.raises(UserError, match=message):
+        ask()
+
+
+# What a run makes of it: token files, an encoder that always reads one text, and inference.
+
+
+@pytest.fixture
+def run_data(monkeypatch):
+    monkeypatch.setattr(task_data, "import_data", lambda: data)
+    return lambda **settings: task_data.TaskData("counting", batch_size=5, module="seqio", **settings)
+
+
+@pytest.mark.usefixtures("_encoder")
+@pytest.mark.parametrize("lengths", [LENGTHS, AGAIN])
+@pytest.mark.parametrize("text", [None, "yes no yes"])
+def test_token_files_give_the_encoder_what_the_task_gives(run_data, lengths, text, tmp_path):
+    add_both()
+    run_data(task_feature_lengths=lengths).write_token_cache(tmp_path / "files")
+    found, wanted = (
+        run_data(task_feature_lengths=lengths, encoder_text=text, token_cache=place)
+        for place in (str(tmp_path / "files"), None)
+    )
+    for number in (0, 3):
+        one, other = found.train_batches().batch(number), wanted.train_batches().batch(number)
+        assert jax.tree.structure(one) == jax.tree.structure(other)
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    tasks = [it.eval_tasks("validation")[0].examples for it in (found, wanted)]
+    read = [[None if e.encoder_inputs is None else e.encoder_inputs.tolist() for e in examples] for examples in tasks]
+    assert read[0] == read[1]
+    assert (read[0][0] is None) == (lengths is LENGTHS and text is None)
+
+
+@pytest.mark.usefixtures("_encoder")
+@pytest.mark.parametrize("lengths", [LENGTHS, AGAIN])
+def test_an_encoder_may_always_read_one_text(run_data, lengths):
+    add_both()
+    found, plain = (run_data(task_feature_lengths=lengths, encoder_text=text) for text in ("yes no yes", None))
+    batch = found.train_batches().batch(0)
+    assert [decoded_by_encoder(row) for row in batch.encoder_inputs.tokens] == ["yes no yes"] * 5
+    np.testing.assert_array_equal(batch.inputs, plain.train_batches().batch(0).inputs)
+    (task,) = found.eval_tasks("validation")
+    assert {decoded_by_encoder(e.encoder_inputs) for e in task.examples} == {"yes no yes"}
+    assert {e.inputs_text for e in task.examples} == set(examples()["inputs"])
+
+
+@pytest.mark.usefixtures("_encoder")
+def test_inference_gives_an_encoder_what_the_task_gives(run_data):
+    class Model:
+        pad_id = 0
+
+        def generate(self, inputs, *, inputs_lengths, max_length, num_beams, **more):
+            self.given = more.get("encoder_inputs")
+            return inputs
+
+    add_both()
+    model, texts = Model(), examples()["inputs"][:3]
+    for lengths, text, wanted in [
+        (LENGTHS, None, None),
+        (AGAIN, None, [*texts, ""]),
+        (LENGTHS, "yes no", ["yes no"] * 4),
+    ]:
+        run = run_data(task_feature_lengths=lengths, encoder_text=text)
+        assert infer._Answerer(run, 4, 1)(model, texts, rows=4) == texts
+        read = model.given and [decoded_by_encoder(tokens[m]) for tokens, m in zip(*model.given, strict=True)]
+        assert read == wanted
+    (task,) = run_data(task_feature_lengths=AGAIN).eval_tasks("validation")
+    assert [run_data(task_feature_lengths=AGAIN).encoder_tokens(e.inputs_text).tolist() for e in task.examples] == [
+        e.encoder_inputs.tolist() for e in task.examples
+    ]

@@ -1,5 +1,7 @@
 """What stands in front of the inputs, its nearest vocabulary, where its variance comes from, and its plane."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,14 @@ def test_the_prompt_of_a_method_without_one_of_its_own():
     assert found.shape == (50, 2, 16)
     np.testing.assert_allclose(found[:, 0], [2 * table[tokens[0]] for tokens in TOKENS], rtol=1e-6)
     np.testing.assert_allclose(found[:, 1], [3 * table[tokens[-1]] for tokens in TOKENS], rtol=1e-6)
+
+
+def test_an_encoder_reads_tokens_of_its_own():
+    lm, again = tiny.t5(), [np.arange(3, 5 + i, dtype=np.int32) for i in range(50)]
+    examples = [dataclasses.replace(one, encoder_inputs=tokens) for one, tokens in zip(INPUTS, again, strict=True)]
+    table = prompt_inspection.vocabulary_of(lm, 96)
+    found = prompt_inspection.prompts_of(Echo(lm), examples)
+    np.testing.assert_allclose(found[:, 1], [3 * table[tokens[-1]] for tokens in again], rtol=1e-6)
 
 
 def test_a_static_prompt_is_the_same_for_all():

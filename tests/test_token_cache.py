@@ -58,6 +58,17 @@ def eval_task(name="one", count=20, **changes):
     return EvalTask(name, "test", count, [example(i) for i in range(count)], 3, **settings | changes)
 
 
+def with_encoder(task):
+    """The same examples, with what an encoder reads; seqio's own fields hold it too."""
+    examples = [
+        dataclasses.replace(
+            e, encoder_inputs=np.array([9, i, 1], np.int32), raw={**e.raw, "encoder_inputs": np.array([9, i, 1])}
+        )
+        for i, e in enumerate(task.examples)
+    ]
+    return dataclasses.replace(task, examples=examples)
+
+
 def assert_same_field(one, other):
     assert type(one) is type(other)
     if isinstance(one, np.ndarray):
@@ -129,6 +140,40 @@ def test_other_settings_are_refused(made, tmp_path, monkeypatch):
     monkeypatch.setattr(token_cache, "lm_tokenizer", lambda: other)
     with pytest.raises(UserError, match=r"the vocabulary .* \(sha256 \w{12}\), and .*other.* is wanted"):
         token_cache.train_tokens(folder, token_cache.made_now("mix", LENGTHS, pack=False))
+
+
+def test_what_an_encoder_reads_is_read_again(made, tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    words = ["<pad>", "</s>", "<unk>", *reversed(tiny_tokenizer.WORDS[3:])]
+    encoder = load_tokenizer(tiny_tokenizer.write(tmp_path / "other", words))
+    monkeypatch.setattr(token_cache, "encoder_tokenizer", lambda: encoder)
+    mine = token_cache.made_now("mix", LENGTHS | {"encoder_inputs": 4}, pack=False)
+    assert (mine.encoder_tokenizer_sha256, made.encoder_tokenizer_sha256) == (encoder.sha256, "")
+    rows = [[9, 9], [], [8]]
+    train = dataclasses.replace(tokens(), features={**tokens().features, "encoder_inputs": ragged(rows)})
+    token_cache.write(tmp_path / "c", mine, [train], [with_encoder(eval_task())])
+    (found,) = token_cache.train_tokens(tmp_path / "c", mine)
+    assert [found.features["encoder_inputs"][i].tolist() for i in range(3)] == rows
+    (task,) = token_cache.eval_tasks(tmp_path / "c", mine, "test")
+    assert [e.encoder_inputs.tolist() for e in task.examples] == [[9, i, 1] for i in range(20)]
+    with pytest.raises(UserError, match="made with task_feature_lengths"):
+        token_cache.train_tokens(tmp_path / "c", made)
+    monkeypatch.setattr(token_cache, "encoder_tokenizer", token_cache.lm_tokenizer)
+    other = token_cache.made_now("mix", LENGTHS | {"encoder_inputs": 4}, pack=False)
+    with pytest.raises(UserError, match=r"the encoder's vocabulary .*other.* \(sha256 \w{12}\), and .* is wanted"):
+        token_cache.train_tokens(tmp_path / "c", other)
+
+
+def test_files_from_before_encoders_had_inputs_are_still_read(made, tmp_path):
+    token_cache.write(tmp_path, made, [tokens()], [eval_task()])
+
+    def older(manifest):
+        for name in ("encoder_tokenizer", "encoder_tokenizer_sha256"):
+            del manifest["made"][name]
+
+    changed(older)(tmp_path)
+    assert token_cache.train_tokens(tmp_path, made)[0].features.keys() == {"inputs", "targets"}
+    assert token_cache.eval_tasks(tmp_path, made, "test")[0].examples[0].encoder_inputs is None
 
 
 def test_the_same_tokenizer_under_another_path_will_do(made, tmp_path):

@@ -12,7 +12,9 @@ from flax import nnx
 from frozen_jax.lm.t5 import T5, T5Config
 from frozen_jax.methods.base import Method
 from frozen_jax.methods.fine_tuning import FineTuning
-from frozen_jax.methods.prompt_tuning import PromptTuning, sampled_vocabulary
+from frozen_jax.methods.input_dependent_prompt_tuning import InputDependentPromptTuning
+from frozen_jax.methods.prompt_tuning import PromptTuning
+from frozen_jax.methods.prompts import sampled_vocabulary
 from frozen_jax.types import Batch
 
 CONFIG = T5Config(
@@ -36,7 +38,16 @@ def prompt_tuning(lm: T5 | None = None, length: int = 5, seed: int = 0) -> Promp
     return PromptTuning(lm or t5(), length=length, initializer=initializer, seed=seed)
 
 
-METHODS = {"prompt_tuning": prompt_tuning, "fine_tuning": lambda: FineTuning(t5())}
+def input_dependent_prompt_tuning(lm: T5 | None = None, **changes: object) -> InputDependentPromptTuning:
+    sizes = {"length": 3, "encoder_prompt_length": 2, "width": 8, "heads": 2, "head_dim": 4, "mlp_dim": 16}
+    return InputDependentPromptTuning(lm or t5(), **{**sizes, **changes})
+
+
+METHODS = {
+    "prompt_tuning": prompt_tuning,
+    "input_dependent_prompt_tuning": input_dependent_prompt_tuning,
+    "fine_tuning": lambda: FineTuning(t5()),
+}
 
 
 def method(name: str) -> Method:

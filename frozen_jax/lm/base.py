@@ -55,7 +55,7 @@ class LanguageModel(nnx.Module):
 
     @abc.abstractmethod
     def encode(self, inputs: Float[Array, "B S D"], inputs_mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
-        """Returns what the LM makes of its inputs: the hidden states of every position, for a method that reads them."""
+        """Returns the hidden states of all inputs, for methods that read what the LM makes of them."""
 
     @abc.abstractmethod
     def hidden_states(
@@ -123,13 +123,19 @@ class LanguageModel(nnx.Module):
         targets: Int[Array, "R T"],
         dropout: Dropout | None = None,
         segments: Segments | None = None,
+        encoder_inputs: EncoderInputs | None = None,
     ) -> Float[Array, "R T V"]:
         """The whole differentiable path, tokens to float32 logits: what training and scoring are made of."""
-        embeddings, mask = self.read(inputs, inputs_mask)
+        embeddings, mask = self.read(inputs, inputs_mask, encoder_inputs)
         return self.unembed(self.hidden_states(embeddings, mask, self.embed(targets), dropout, segments))
 
     def logits(
-        self, inputs: Int[Array, "B S"], targets: Int[Array, "R T"], *, inputs_lengths: Int[Array, " B"] | None = None
+        self,
+        inputs: Int[Array, "B S"],
+        targets: Int[Array, "R T"],
+        *,
+        inputs_lengths: Int[Array, " B"] | None = None,
+        encoder_inputs: EncoderInputs | None = None,
     ) -> Float[Array, "R T V"]:
         """Returns the logits of every target token, given the inputs and the targets before it.
 
@@ -137,9 +143,10 @@ class LanguageModel(nnx.Module):
             inputs: token ids, padded on the right.
             targets: token ids, not shifted; one row an input, or as many consecutive ones for each.
             inputs_lengths: how many tokens of each row are real; without it, `pad_id` is padding.
+            encoder_inputs: see `read`.
         """
         mask = _mask(inputs, inputs_lengths, self.pad_id)
-        return _call(_logits, self, jnp.asarray(inputs), mask, jnp.asarray(targets))
+        return _call(_logits, self, jnp.asarray(inputs), mask, jnp.asarray(targets), encoder_inputs)
 
     def score(
         self,
@@ -148,6 +155,7 @@ class LanguageModel(nnx.Module):
         *,
         inputs_lengths: Int[Array, " B"] | None = None,
         targets_lengths: Int[Array, " R"] | None = None,
+        encoder_inputs: EncoderInputs | None = None,
     ) -> Float[Array, " R"]:
         """Returns the log-likelihood of each row's targets in nats, summed over its real tokens.
 
@@ -157,10 +165,11 @@ class LanguageModel(nnx.Module):
                 choices) for each: the input is then read once.
             inputs_lengths: how many input tokens of each row are real; without it, `pad_id` is padding.
             targets_lengths: the same for the targets.
+            encoder_inputs: see `read`.
         """
         mask = _mask(inputs, inputs_lengths, self.pad_id)
         weights = _mask(targets, targets_lengths, self.pad_id)
-        return _call(_score, self, jnp.asarray(inputs), mask, jnp.asarray(targets), weights)
+        return _call(_score, self, jnp.asarray(inputs), mask, jnp.asarray(targets), weights, encoder_inputs)
 
     def generate(
         self,
@@ -170,6 +179,7 @@ class LanguageModel(nnx.Module):
         num_beams: int = 1,
         length_penalty: float = 0.6,
         inputs_lengths: Int[Array, " B"] | None = None,
+        encoder_inputs: EncoderInputs | None = None,
     ) -> Int[Array, "B T"]:
         """Writes at most `max_length` tokens for each row: greedily, or the best of a beam search.
 
@@ -179,6 +189,7 @@ class LanguageModel(nnx.Module):
             num_beams: 1 is greedy.
             length_penalty: beams are ranked by log-likelihood / ((5 + length) / 6) ** length_penalty (T5X's alpha).
             inputs_lengths: how many tokens of each row are real; without it, `pad_id` is padding.
+            encoder_inputs: see `read`.
 
         Returns:
             The tokens, the end-of-sequence token included, `pad_id` after it.
@@ -190,7 +201,7 @@ class LanguageModel(nnx.Module):
             raise UserError(f"generate: max_length is {max_length} and num_beams {num_beams}; both must be at least 1")
         search = functools.partial(_generate, max_length=max_length, num_beams=num_beams, length_penalty=length_penalty)
         mask = _mask(inputs, inputs_lengths, self.pad_id)
-        return _call(_Static(search), self, jnp.asarray(inputs), mask)
+        return _call(_Static(search), self, jnp.asarray(inputs), mask, encoder_inputs)
 
 
 class _Static:
@@ -210,7 +221,9 @@ class _Static:
         return hash(self.identity)
 
 
-def _call(function: Callable[..., Any], model: LanguageModel, *arrays: Shaped[Array, "..."]) -> Any:
+def _call(
+    function: Callable[..., Any], model: LanguageModel, *arrays: Shaped[Array, "..."] | EncoderInputs | None
+) -> Any:
     """Calls `function(model, *arrays)` compiled, rows spread over the mesh on which the model lives."""
     graphdef, state = nnx.split(model)
     return _run(function, graphdef, state, *spread_rows(arrays, like=jax.tree.leaves(state)[0]))
@@ -228,9 +241,13 @@ def _mask(tokens: Int[Array, "B S"], lengths: Int[Array, " B"] | None, pad_id: i
 
 
 def _logits(
-    model: LanguageModel, inputs: Int[Array, "B S"], mask: Bool[Array, "B S"], targets: Int[Array, "R T"]
+    model: LanguageModel,
+    inputs: Int[Array, "B S"],
+    mask: Bool[Array, "B S"],
+    targets: Int[Array, "R T"],
+    encoder_inputs: EncoderInputs | None,
 ) -> Float[Array, "R T V"]:
-    return model.target_logits(inputs, mask, targets)
+    return model.target_logits(inputs, mask, targets, encoder_inputs=encoder_inputs)
 
 
 def _score(
@@ -239,8 +256,10 @@ def _score(
     mask: Bool[Array, "B S"],
     targets: Int[Array, "R T"],
     weights: Bool[Array, "R T"],
+    encoder_inputs: EncoderInputs | None,
 ) -> Float[Array, " R"]:
-    logprobs = target_log_probs(model.target_logits(inputs, mask, targets), targets)
+    logits = model.target_logits(inputs, mask, targets, encoder_inputs=encoder_inputs)
+    logprobs = target_log_probs(logits, targets)
     return jnp.sum(jnp.where(weights, logprobs, 0.0), axis=1)
 
 
@@ -254,6 +273,7 @@ def _generate(
     model: LanguageModel,
     inputs: Int[Array, "B S"],
     mask: Bool[Array, "B S"],
+    encoder_inputs: EncoderInputs | None,
     *,
     max_length: int,
     num_beams: int,
@@ -263,7 +283,7 @@ def _generate(
         hidden, cache = model.decode_step(model.embed(tokens), cache)
         return model.unembed(hidden), cache
 
-    embeddings, mask = model.read(inputs, mask)
+    embeddings, mask = model.read(inputs, mask, encoder_inputs)
     hidden, cache = model.prefill(embeddings, mask, max_length=max_length, rows_per_input=num_beams)
     first = model.unembed(hidden)
     if num_beams == 1:

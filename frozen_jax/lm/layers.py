@@ -119,19 +119,21 @@ class GatedMLP(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head attention without biases and, as in T5, without the 1/sqrt(K) scale (it is in the initialisation)."""
 
-    def __init__(self, width: int, heads: int, head_dim: int, *, rngs: nnx.Rngs) -> None:
-        """Makes the maps query, key, value: D → H*K, and out: H*K → D."""
+    def __init__(
+        self, width: int, heads: int, head_dim: int, *, rngs: nnx.Rngs, context_width: int | None = None
+    ) -> None:
+        """Makes the maps query: D → H*K, key and value: context width (D unless given) → H*K, and out: H*K → D."""
         self.heads = heads
         self.query = Dense(width, heads * head_dim, rngs=rngs)
-        self.key = Dense(width, heads * head_dim, rngs=rngs)
-        self.value = Dense(width, heads * head_dim, rngs=rngs)
+        self.key = Dense(context_width or width, heads * head_dim, rngs=rngs)
+        self.value = Dense(context_width or width, heads * head_dim, rngs=rngs)
         self.out = Dense(heads * head_dim, width, rngs=rngs)
         self.query.kernel[...] = self.query.kernel[...] * head_dim**-0.5
 
     def _split(self, x: Float[Array, "B length HK"]) -> Float[Array, "B length H K"]:
         return x.reshape(*x.shape[:-1], self.heads, -1)
 
-    def keys_values(self, x: Float[Array, "B S D"]) -> tuple[Float[Array, "B S H K"], Float[Array, "B S H K"]]:
+    def keys_values(self, x: Float[Array, "B S context"]) -> tuple[Float[Array, "B S H K"], Float[Array, "B S H K"]]:
         """Returns what `attend` reads: computed once for an encoder's output, grown step by step in self-attention."""
         return self._split(self.key(x)), self._split(self.value(x))
 

@@ -10,7 +10,7 @@ import optax
 from frozen_jax import freezing, partitioning, training
 from frozen_jax.runs import report
 from frozen_jax.runs.job import Job
-from frozen_jax.tokenizer import lm_tokenizer
+from frozen_jax.tokenizer import encoder_tokenizer, lm_tokenizer
 
 _EXAMPLES = 4
 
@@ -50,3 +50,6 @@ def _show_first_batch(job: Job) -> None:
         real = np.asarray(batch.inputs[row])[np.asarray(batch.inputs_mask[row])]
         target = np.asarray(batch.targets[row])[np.asarray(batch.targets_weights[row]) > 0]
         print(f"  {tokenizer.decode(real.tolist())!r}\n    -> {tokenizer.decode(target.tolist())!r}")
+        if again := batch.encoder_inputs:
+            read = np.asarray(again.tokens[row])[np.asarray(again.mask[row])].tolist()
+            print(f"    the encoder reads {encoder_tokenizer().decode(read)!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gin
 
+from frozen_jax import controls
 from frozen_jax.evaluation import evaluate
 from frozen_jax.runs import ledger, report
 from frozen_jax.runs.job import Job
@@ -20,6 +21,7 @@ def evaluate_module(
     modules: Given | None = None,
     tasks: ledger.Tasks | None = None,
     methods: Methods = (),
+    encoder_inputs_of: str = controls.OWN,
 ) -> None:
     """Evaluates on a split, writes predictions to MODEL_DIR/predictions and prints the table.
 
@@ -33,6 +35,9 @@ def evaluate_module(
         modules: of the ledger: {row: its seeds' run folders}, or run folders; None is the one of `checkpoint`.
         tasks: of the ledger: tasks or mixtures, or {name: feature lengths}; None is the job's.
         methods: classes of the modules' methods beside the job's own: [@PromptTuning, @FineTuning].
+        encoder_inputs_of: whose inputs the encoder of a method reads: each example's "own", or as a control those of
+            another one of the "same task" or an "other task", see `controls.swapped`. Predictions then go to
+            MODEL_DIR/predictions_same_task and the like; give a ledger another MODEL_DIR.
 
     Raises:
         UserError: for a missing checkpoint, one of another LM, and whatever the data raises; at the end, for failed
@@ -41,12 +46,13 @@ def evaluate_module(
     if modules is not None or tasks is not None:
         one = [] if checkpoint == "none" else [checkpoint or job.model_dir]
         names = job.data.mixture_or_task_name if tasks is None else tasks
-        ledger.evaluate_modules(job, one if modules is None else modules, names, split, methods)
+        ledger.evaluate_modules(job, one if modules is None else modules, names, split, methods, encoder_inputs_of)
         return
     columns = {}
     method = None if checkpoint == "none" else job.trained_method(checkpoint)
-    eval_tasks = job.data.eval_tasks(split)
-    folder = job.directory / "predictions"
+    eval_tasks = controls.swapped(job.data.eval_tasks(split), encoder_inputs_of, job.data.seed)
+    own = encoder_inputs_of == controls.OWN
+    folder = job.directory / ("predictions" if own else f"predictions_{encoder_inputs_of.replace(' ', '_')}")
     if alone or method is None:
         columns["frozen LM alone"] = evaluate(job.method.lm, eval_tasks, predictions_dir=folder / "frozen_lm_alone")
     if method is not None:

@@ -7,19 +7,22 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import gin
 import numpy as np
 from etils import epath
+from jaxtyping import Bool, Int
 from tqdm import tqdm
 
 from frozen_jax import cloud_storage
-from frozen_jax.batching import bucket_of, default_buckets, pad
+from frozen_jax.batching import ENCODER_INPUTS, Tokens, bucket_of, default_buckets, pad
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.runs.job import Job
 from frozen_jax.runs.task_data import TaskData
 from frozen_jax.tokenizer import lm_tokenizer
+from frozen_jax.types import EncoderInputs
 
 _WRITE_SECONDS = 10  # what a kill may cost
 
@@ -85,13 +88,19 @@ class _Answerer:
 
     def __call__(self, model: LanguageModel, texts: list[str], rows: int = 1) -> list[str]:
         """Answers texts; the last batch is filled up to `rows`."""
-        tokens = [self._data.input_tokens(text) for text in [*texts, *[""] * (rows - len(texts))]]
-        width = bucket_of(max(map(len, tokens)), default_buckets(self._data.task_feature_lengths["inputs"]))
-        padded, mask = pad(tokens, width, model.pad_id)
-        written = model.generate(
-            padded, max_length=self._max_length, num_beams=self._num_beams, inputs_lengths=mask.sum(1)
-        )
+        filled, lengths = [*texts, *[""] * (rows - len(texts))], self._data.task_feature_lengths
+        padded, mask = _padded([self._data.input_tokens(text) for text in filled], lengths["inputs"], model.pad_id)
+        settings: dict[str, Any] = {"max_length": self._max_length, "num_beams": self._num_beams}
+        again = [tokens for text in filled if (tokens := self._data.encoder_tokens(text)) is not None]
+        if again:
+            length = lengths.get(ENCODER_INPUTS, len(again[0]))
+            settings |= {"encoder_inputs": EncoderInputs(*_padded(again, length, 0))}
+        written = model.generate(padded, inputs_lengths=mask.sum(1), **settings)
         return [lm_tokenizer().decode(row) for row in np.asarray(written)[: len(texts)].tolist()]
+
+
+def _padded(rows: list[Tokens], longest: int, pad_id: int) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
+    return pad(rows, bucket_of(max(map(len, rows)), default_buckets(longest)), pad_id)
 
 
 def read_lines(path: str) -> list[dict]:

@@ -114,8 +114,12 @@ def _of_tasks(data: TaskData, split: str, examples: int | None) -> Chosen:
 def _of_file(data: TaskData, path: str) -> Chosen:
     """Examples without targets."""
     name, texts = epath.Path(path).name, [line["inputs"] for line in read_lines(path)]
-    inputs = [(text, data.input_tokens(text)) for text in texts]
-    return [(name, EvalExample(i, tokens, tokens[:0], text, "", {}, {})) for i, (text, tokens) in enumerate(inputs)]
+    return [(name, _example(data, i, text)) for i, text in enumerate(texts)]
+
+
+def _example(data: TaskData, index: int, text: str) -> EvalExample:
+    tokens = data.input_tokens(text)
+    return EvalExample(index, tokens, tokens[:0], text, "", {}, {}, data.encoder_tokens(text))
 
 
 def _find(method: Method, chosen: Chosen, neighbours: int) -> _Found:

@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from frozen_jax import inspection
 from frozen_jax.answering import EvalTask
-from frozen_jax.batching import FEATURES
+from frozen_jax.batching import ENCODER_INPUTS, features_of
 from frozen_jax.errors import UserError
 from frozen_jax.inspection import WIDTH, shortened
 from frozen_jax.ordering import permutation
 from frozen_jax.runs import report
 from frozen_jax.runs.environment import import_data
 from frozen_jax.runs.task_data import TaskData
-from frozen_jax.tokenizer import lm_tokenizer
+from frozen_jax.tokenizer import Tokenizer, encoder_tokenizer, lm_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +88,18 @@ def inspect_task(
 
 def _title(data: TaskData, count: int) -> str:
     what = "a task" if count == 1 else f"a mixture of {count} tasks"
-    lengths = ", ".join(f"{feature} at {data.task_feature_lengths[feature]}" for feature in FEATURES)
-    tokenizer = lm_tokenizer()
+    features = features_of(data.task_feature_lengths)
+    lengths = ", ".join(f"{feature} at {data.task_feature_lengths[feature]}" for feature in features)
+    tokenizers = dict.fromkeys(_tokenizer(feature) for feature in features)
+    pieces = "; ".join(f"{tokenizer.name}, {tokenizer.vocab_size:,} pieces" for tokenizer in tokenizers)
     return (
         f"{data.mixture_or_task_name}: {what}. Cut: {lengths} tokens (TASK_FEATURE_LENGTHS).\n"
-        f"Tokenizer: {tokenizer.name}, {tokenizer.vocab_size:,} pieces. Seed: {data.seed}."
+        f"Tokenizer: {pieces}. Seed: {data.seed}."
     )
+
+
+def _tokenizer(feature: str) -> Tokenizer:
+    return encoder_tokenizer() if feature == ENCODER_INPUTS else lm_tokenizer()
 
 
 def _read(seqio_data: Any, data: TaskData, task: Any, split: str, most: int) -> _Split:
@@ -101,8 +107,9 @@ def _read(seqio_data: Any, data: TaskData, task: Any, split: str, most: int) -> 
     (found,) = seqio_data.eval_tasks(task.name, data.task_feature_lengths, split, **settings)
     every, obstacle = max(1, round(found.split_size / most)), ""
     cut = seqio_data.sampled(task, data.task_feature_lengths, split, every=every, **settings)
+    uncut = {ENCODER_INPUTS: None} if ENCODER_INPUTS in data.task_feature_lengths else None
     try:
-        whole = seqio_data.sampled(task, None, split, every=every, **settings)
+        whole = seqio_data.sampled(task, uncut, split, every=every, **settings)
     except Exception as error:  # of preprocessors that cannot do without lengths, in ways of their own
         whole, obstacle = cut, f"its preprocessors want lengths ({type(error).__name__})"
     if len(whole) != len(cut):
@@ -127,7 +134,7 @@ def _show_lengths(splits: Sequence[_Split], limits: Mapping[str, int]) -> None:
     titles = ["split", "tokens of", "50%", "90%", "95%: cuts 5%", "99%: cuts 1%", "longest", "cut at", "are cut"]
     rows = []
     for split in splits:
-        for feature in FEATURES:
+        for feature in features_of(limits):
             lengths, at = split.lengths(feature), limits[feature]
             figures = [*inspection.percentiles(lengths), at, inspection.share_cut(lengths, at)]
             rows.append([split.task.split, feature, *(f"{n:,}" if isinstance(n, int) else n for n in figures)])
@@ -170,7 +177,7 @@ def _show_examples(split: _Split, data: TaskData, count: int) -> None:
     chosen = permutation(len(split.cut), data.seed, split.task.name, split.task.split, "examples")[:count].tolist()
     for place, row in enumerate(chosen, 1):
         print(f"\nExample {place} of {split.task.split}, number {row * split.every:,}:")
-        for feature in FEATURES:
+        for feature in features_of(data.task_feature_lengths):
             _show_tokens(feature, split.cut[row], split.whole[row])
         choices = [choice.decode() for choice in split.cut[row].get("choices", ())]
         if choices:
@@ -178,15 +185,16 @@ def _show_examples(split: _Split, data: TaskData, count: int) -> None:
 
 
 def _show_tokens(feature: str, cut: Mapping[str, Any], whole: Mapping[str, Any]) -> None:
-    tokenizer = lm_tokenizer()
+    tokenizer = _tokenizer(feature)
     before, after = (row[feature].tolist() for row in (whole, cut))
     text = cut.get(f"{feature}_pretokenized")
     _show_text(f"{feature}: {shortened(tokenizer.decode(before) if text is None else text.decode())}", 2)
     if before == after:
-        _show_gloss(f"{len(after):,} tokens, nothing is cut", after, first=36)
+        _show_gloss(tokenizer, f"{len(after):,} tokens, nothing is cut", after, first=36)
         return
-    _show_gloss(f"{len(before):,} tokens before cutting", before, first=36)
-    _show_gloss(f"{len(after):,} tokens after cutting: {shortened(tokenizer.decode(after))}", after, first=12, last=24)
+    _show_gloss(tokenizer, f"{len(before):,} tokens before cutting", before, first=36)
+    said = f"{len(after):,} tokens after cutting: {shortened(tokenizer.decode(after))}"
+    _show_gloss(tokenizer, said, after, first=12, last=24)
 
 
 def _show_text(text: str, indent: int) -> None:
@@ -196,7 +204,7 @@ def _show_text(text: str, indent: int) -> None:
     print("\n".join(wrapped))
 
 
-def _show_gloss(title: str, ids: Sequence[int], *, first: int, last: int = 12) -> None:
+def _show_gloss(tokenizer: Tokenizer, title: str, ids: Sequence[int], *, first: int, last: int = 12) -> None:
     _show_text(title, 4)
-    for line in inspection.gloss(lm_tokenizer().pieces(ids), ids, first=first, last=last, width=WIDTH - 6):
+    for line in inspection.gloss(tokenizer.pieces(ids), ids, first=first, last=last, width=WIDTH - 6):
         print(f"      {line}")

@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from frozen_jax import cloud_storage, gin_config
+from frozen_jax import cloud_storage, controls, gin_config
 from frozen_jax.errors import UserError
 from frozen_jax.runs import picture, report
 from frozen_jax.runs.job import Job
@@ -33,7 +33,9 @@ from frozen_jax.runs.task_data import TaskData
 Tasks = str | Sequence[str] | Mapping[str, Any]
 
 
-def evaluate_modules(job: Job, modules: Given, tasks: Tasks, split: str, methods: Methods = ()) -> None:
+def evaluate_modules(
+    job: Job, modules: Given, tasks: Tasks, split: str, methods: Methods = (), encoder_inputs_of: str = controls.OWN
+) -> None:
     """Evaluates the frozen LM alone and beside every module on every task, and writes the matrix.
 
     Args:
@@ -42,6 +44,7 @@ def evaluate_modules(job: Job, modules: Given, tasks: Tasks, split: str, methods
         tasks: names of tasks or mixtures, or {name: its feature lengths}.
         split: which split.
         methods: classes of methods; those of all modules, beside the job's own.
+        encoder_inputs_of: see `controls.swapped`.
 
     Raises:
         UserError: for modules or tasks that do not fit, and whatever the data raises; at the end, for metrics that
@@ -50,7 +53,7 @@ def evaluate_modules(job: Job, modules: Given, tasks: Tasks, split: str, methods
     """
     jobs = jobs_by_method(job, methods)
     found = read_modules(modules, jobs)
-    columns = read_tasks(job.data, tasks, split)
+    columns = _swapped(read_tasks(job.data, tasks, split), encoder_inputs_of, job.data.seed)
     record = Record(job.directory / "ledger.json", job.method.lm)
     figures = record.figures(FROZEN, job.method.lm, columns)
     for module in found:
@@ -88,6 +91,11 @@ def read_tasks(data: TaskData, tasks: Tasks, split: str) -> list[Column]:
     if not columns:
         raise UserError("evaluate_module.tasks is empty; name a task")
     return columns
+
+
+def _swapped(columns: Sequence[Column], whose: str, seed: int) -> list[Column]:
+    tasks = controls.swapped([column.task for column in columns], whose, seed)
+    return [dataclasses.replace(column, task=task) for column, task in zip(columns, tasks, strict=True)]
 
 
 def _write(job: Job, matrix: Matrix, set_aside: Mapping[str, Any]) -> None:

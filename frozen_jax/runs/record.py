@@ -15,7 +15,7 @@ from etils import epath
 from flax import nnx
 
 from frozen_jax import cloud_storage, gin_config
-from frozen_jax.answering import EvalTask
+from frozen_jax.answering import EvalExample, EvalTask
 from frozen_jax.errors import UserError
 from frozen_jax.evaluation import TaskResult, evaluate
 from frozen_jax.lm.base import LanguageModel
@@ -40,16 +40,16 @@ class Column:
     @property
     def identity(self) -> str:
         """A hash of examples, as tokens, and metrics: another length, split, seed or tokenizer makes another column."""
-        examples = [
-            [
-                example.inputs.tolist(),
-                example.targets.tolist(),
-                [tokens.tolist() for tokens in example.choices.values()],
-            ]
-            for example in self.task.examples
-        ]
+        examples = [_tokens(example) for example in self.task.examples]
         metrics = [getattr(metric, "__name__", "") for metric in (*self.task.predict_metrics, *self.task.score_metrics)]
         return _hash(self.task.name, self.task.split, json.dumps(examples), *metrics)
+
+
+def _tokens(example: EvalExample) -> list[Any]:
+    """All that a model is given; what an encoder reads is left out where there is none, as it always was."""
+    again = [] if example.encoder_inputs is None else [example.encoder_inputs.tolist()]
+    choices = [tokens.tolist() for tokens in example.choices.values()]
+    return [example.inputs.tolist(), example.targets.tolist(), choices, *again]
 
 
 class Record:

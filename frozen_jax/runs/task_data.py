@@ -13,11 +13,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from frozen_jax import text_files, token_cache
+from frozen_jax import controls, text_files, token_cache
 from frozen_jax.answering import EvalTask
-from frozen_jax.batching import LENGTH_WINDOW, Batches, Tokens, all_buckets
+from frozen_jax.batching import ENCODER_INPUTS, LENGTH_WINDOW, Batches, TaskTokens, Tokens, all_buckets
 from frozen_jax.runs.environment import import_data
-from frozen_jax.tokenizer import lm_tokenizer
+from frozen_jax.tokenizer import encoder_tokenizer, lm_tokenizer
 
 __all__ = ["TaskData", "text_files"]  # importing this file makes TextFiles known to gin, before a run begins
 
@@ -29,7 +29,8 @@ class TaskData:
 
     Attributes:
         mixture_or_task_name: registered by `module`.
-        task_feature_lengths: the most tokens of "inputs" and "targets".
+        task_feature_lengths: the most tokens of "inputs" and "targets"; with "encoder_inputs" too, the inputs are
+            tokenized once more, by `encoder_tokenizer`, for a method whose encoder has a vocabulary of its own.
         batch_size: rows of a global training batch.
         seed: of the order of examples.
         module: Python module that registers tasks when it is imported; a collaborator's may stand anywhere.
@@ -40,6 +41,7 @@ class TaskData:
         token_cache: where `--run_mode=cache` has written token files; they are read instead of the task, without seqio.
         cache_dirs: where seqio_cache_tasks has left its folders, one a task; local or gs://.
         eval_examples: evaluate on so many examples of each task, chosen by the seed; None is the whole split.
+        encoder_text: what a method's encoder reads in place of every example's inputs: a control, see `controls`.
     """
 
     mixture_or_task_name: str = gin.REQUIRED  # pyright: ignore[reportAssignmentType]
@@ -54,29 +56,50 @@ class TaskData:
     token_cache: str | None = None
     cache_dirs: list[str] | tuple[str, ...] = ()
     eval_examples: int | None = None
+    encoder_text: str | None = None
 
     def train_batches(self) -> Batches:
-        """Returns the training batches, see `data.train_batches`."""
-        settings: dict[str, Any] = {
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-            "length_window": self.length_window,
-            "process_index": jax.process_index(),
-            "process_count": jax.process_count(),
-        }
-        if self.token_cache is None:
-            settings |= {"use_cached": self.use_cached, "pack": self.pack, "buckets": self.buckets}
-            return self._data().train_batches(self.mixture_or_task_name, self.task_feature_lengths, **settings)
-        tokens = token_cache.train_tokens(self.token_cache, self.made())
-        buckets = all_buckets(self.task_feature_lengths, self.buckets)
-        return Batches(tokens, buckets=buckets, pad_id=lm_tokenizer().pad_id, **settings)
+        """Returns the training batches."""
+        tokens, lengths = self._train_tokens(), self.task_feature_lengths
+        if (text := self._encoder_text()) is not None:
+            tokens, lengths = controls.train_on_text(tokens, text), {**lengths, ENCODER_INPUTS: len(text)}
+        return Batches(
+            tokens,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            buckets=all_buckets(lengths, self.buckets),
+            length_window=self.length_window,
+            pad_id=lm_tokenizer().pad_id,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
 
     def eval_tasks(self, split: str) -> list[EvalTask]:
         """Returns the examples of a split to evaluate on, see `data.eval_tasks`."""
-        settings: dict[str, Any] = {"max_examples": self.eval_examples, "seed": self.seed}
+        tasks, text = self._eval_tasks(split), self._encoder_text()
+        return tasks if text is None else controls.evaluate_on_text(tasks, text)
+
+    def encoder_tokens(self, text: str) -> Tokens | None:
+        """Returns what a method's encoder reads for an input; None where it reads the LM's own tokens."""
+        length = self.task_feature_lengths.get(ENCODER_INPUTS)
+        if self.encoder_text is None and length is None:
+            return None
+        tokenizer = encoder_tokenizer()
+        ids = tokenizer.encode(text if self.encoder_text is None else self.encoder_text)
+        return np.array([*ids[: length and length - 1], tokenizer.eos_id], np.int32)
+
+    def _encoder_text(self) -> Tokens | None:
+        return None if self.encoder_text is None else self.encoder_tokens(self.encoder_text)
+
+    def _train_tokens(self) -> list[TaskTokens]:
+        if self.token_cache is not None:
+            return token_cache.train_tokens(self.token_cache, self.made())
+        return self._data().train_tokens(*self._what(), pack=self.pack, **self._how())
+
+    def _eval_tasks(self, split: str) -> list[EvalTask]:
         if self.token_cache is None:
-            settings |= {"use_cached": self.use_cached}
-            return self._data().eval_tasks(self.mixture_or_task_name, self.task_feature_lengths, split, **settings)
+            return self._data().eval_tasks(*self._what(), split, max_examples=self.eval_examples, **self._how())
+        settings: dict[str, Any] = {"max_examples": self.eval_examples, "seed": self.seed}
         tasks = token_cache.eval_tasks(self.token_cache, self.made(), split, **settings)
         for task in tasks:
             if task.unmeasured:
@@ -91,14 +114,20 @@ class TaskData:
     def write_token_cache(self, directory: epath.PathLike) -> None:
         """Writes every split as token files, see `token_cache.write`."""
         data = self._data()
-        what = (self.mixture_or_task_name, self.task_feature_lengths)
-        settings: dict[str, Any] = {"seed": self.seed, "use_cached": self.use_cached}
-        evaluation = data.cacheable(*what, **settings)
-        token_cache.write(directory, self.made(), data.train_tokens(*what, pack=self.pack, **settings), evaluation)
+        evaluation = data.cacheable(*self._what(), **self._how())
+        train = data.train_tokens(*self._what(), pack=self.pack, **self._how())
+        token_cache.write(directory, self.made(), train, evaluation)
 
     def made(self) -> token_cache.Made:
         """Returns what token files are made with."""
         return token_cache.made_now(self.mixture_or_task_name, self.task_feature_lengths, self.pack)
+
+    def _what(self) -> tuple[str, Mapping[str, int]]:
+        return self.mixture_or_task_name, self.task_feature_lengths
+
+    def _how(self) -> dict[str, Any]:
+        """Settings of all that reads seqio tasks."""
+        return {"seed": self.seed, "use_cached": self.use_cached}
 
     def _data(self) -> ModuleType:
         """`frozen_jax.data`, the task module and the caches known to it."""

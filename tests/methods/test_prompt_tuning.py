@@ -8,7 +8,7 @@ import pytest
 
 from frozen_jax import checkpoints
 from frozen_jax.errors import UserError
-from frozen_jax.methods import prompt_tuning
+from frozen_jax.methods import prompts
 from frozen_jax.methods.prompt_tuning import PromptTuning
 from tests import tiny
 
@@ -25,7 +25,7 @@ def words(monkeypatch):
         def encode(self, text):
             return [10 + len(word) for word in text.split()]
 
-    monkeypatch.setattr(prompt_tuning, "load_tokenizer", lambda source: Words())
+    monkeypatch.setattr(prompts, "load_tokenizer", lambda source: Words())
 
 
 def test_the_prompt_stands_before_the_inputs():
@@ -56,33 +56,33 @@ def test_a_prompt_of_token_embeddings_is_those_tokens_in_front():
 
 
 def test_random_uniform():
-    prompt = _made(prompt_tuning.random_uniform, length=100)
+    prompt = _made(prompts.random_uniform, length=100)
     assert prompt.dtype == np.float32
     assert -0.5 <= prompt.min() < -0.45 < 0.45 < prompt.max() <= 0.5
 
 
 def test_sampled_vocabulary_takes_common_tokens():
     table = np.asarray(tiny.t5().token_embedder.embedding[...])
-    prompt = _made(functools.partial(prompt_tuning.sampled_vocabulary, most_common=20))
+    prompt = _made(functools.partial(prompts.sampled_vocabulary, most_common=20))
     rows = [int(np.flatnonzero((table == vector).all(1))[0]) for vector in prompt]
     assert all(3 <= row < 20 for row in rows)
 
 
 def test_a_text_fills_the_prompt_from_the_front(words):
     table = np.asarray(tiny.t5().token_embedder.embedding[...])
-    sampled = functools.partial(prompt_tuning.sampled_vocabulary, most_common=20)
-    prompt = _made(functools.partial(prompt_tuning.from_text, text="a bb", tokenizer="words", filled_up=sampled))
+    sampled = functools.partial(prompts.sampled_vocabulary, most_common=20)
+    prompt = _made(functools.partial(prompts.from_text, text="a bb", tokenizer="words", filled_up=sampled))
     np.testing.assert_array_equal(prompt[:2], table[[11, 12]])
     np.testing.assert_array_equal(prompt[2:], sampled(tiny.t5(), 4, jax.random.key(0))[2:])
-    long = _made(functools.partial(prompt_tuning.from_text, text="a bb a a a a", tokenizer="words", filled_up=sampled))
+    long = _made(functools.partial(prompts.from_text, text="a bb a a a a", tokenizer="words", filled_up=sampled))
     np.testing.assert_array_equal(long, table[[11, 12, 11, 11]])
 
 
 def test_class_labels_are_means_of_their_tokens(words):
     table = np.asarray(tiny.t5().token_embedder.embedding[...])
-    sampled = functools.partial(prompt_tuning.sampled_vocabulary, most_common=20)
+    sampled = functools.partial(prompts.sampled_vocabulary, most_common=20)
     labels = functools.partial(
-        prompt_tuning.from_class_labels, labels=("yes", "no way"), tokenizer="words", filled_up=sampled
+        prompts.from_class_labels, labels=("yes", "no way"), tokenizer="words", filled_up=sampled
     )
     prompt = _made(labels)
     np.testing.assert_allclose(prompt[0], table[13], rtol=1e-6)
@@ -95,7 +95,7 @@ def test_another_checkpoint_gives_its_prompt(tmp_path):
     saver = checkpoints.Checkpointer(tmp_path, checkpoints.describe(method, trained, seed=0))
     saver.save(1, _State(trained))
     saver.wait()
-    load = functools.partial(prompt_tuning.from_checkpoint, path=str(tmp_path))
+    load = functools.partial(prompts.from_checkpoint, path=str(tmp_path))
     np.testing.assert_array_equal(_made(load), method.prompt[...])
     with pytest.raises(UserError, match="a prompt of length 5 is wanted"):
         _made(load, length=5)

@@ -9,6 +9,7 @@ from frozen_jax.data import LMVocabulary
 from frozen_jax.errors import UserError
 from frozen_jax.runs.inspect_task import inspect_task
 from frozen_jax.runs.task_data import TaskData
+from tasks.common import OUTPUT_FEATURES, PREPROCESSORS
 from tests import fake_model, tiny_tokenizer
 from tests.tiny_tokenizer import NUMBERS
 
@@ -17,7 +18,14 @@ TOKENIZE = [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_t
 SIZES = {"train": 40, "validation": 10}
 
 
-def add(name, preprocessors=TOKENIZE, metric_fns=(fake_model.accuracy,), sizes=SIZES, **more):
+def add(
+    name,
+    preprocessors=TOKENIZE,
+    metric_fns=(fake_model.accuracy,),
+    sizes=SIZES,
+    output_features=FEATURES,
+    **more,
+):
     """Example i counts from 0 to i % 10 and asks for the last word."""
 
     def dataset(split, shuffle_files):
@@ -27,7 +35,7 @@ def add(name, preprocessors=TOKENIZE, metric_fns=(fake_model.accuracy,), sizes=S
             columns | {name: [value] * len(texts) for name, value in more.items()}
         )
 
-    settings = {"preprocessors": preprocessors, "output_features": FEATURES, "metric_fns": list(metric_fns)}
+    settings = {"preprocessors": preprocessors, "output_features": output_features, "metric_fns": list(metric_fns)}
     return seqio.TaskRegistry.add(name, source=seqio.FunctionDataSource(dataset, list(sizes)), **settings)
 
 
@@ -43,8 +51,8 @@ def _registries_and_tokenizer(tmp_path, monkeypatch):
 
 @pytest.fixture
 def inspected(capsys):
-    def run(name, seed=0, **settings):
-        lengths = {"inputs": 6, "targets": 3}
+    def run(name, seed=0, lengths=None, **settings):
+        lengths = {"inputs": 6, "targets": 3, **(lengths or {})}
         inspect_task(TaskData(name, lengths, seed=seed, module="tests.fake_model"), **settings)
         return capsys.readouterr().out
 
@@ -165,3 +173,25 @@ def test_unknown_names(inspected):
         inspected("countin")
     with pytest.raises(UserError, match="counting has no split 'test'; it has: train, validation"):
         inspected("counting", split="test")
+
+
+def test_what_an_encoder_reads_is_shown_in_its_vocabulary(inspected, tmp_path):
+    (tmp_path / "encoder").mkdir()
+    words = ["<pad>", "</s>", "<unk>", *reversed(tiny_tokenizer.WORDS[3:])]
+    with gin.unlock_config():
+        gin.bind_parameter("encoder_tokenizer.source", tiny_tokenizer.write(tmp_path / "encoder", words))
+    add("counting", PREPROCESSORS, sizes={"train": 8}, output_features=OUTPUT_FEATURES)
+    printed = inspected("counting", examples=8, lengths={"encoder_inputs": 4})
+    assert "Cut: inputs at 6, targets at 3, encoder_inputs at 4 tokens" in printed
+    assert "tokenizer.json, 15 pieces; " in printed
+    assert rows(printed)["train", "encoder_inputs"][-2:] == ["4", "62%"]
+    shown = printed.split("number 7:")[1].split("Example")[0].split("encoder_inputs: ")[1]
+    assert [" ".join(line.split()) for line in shown.splitlines() if line] == [
+        '"zero one two three four five six seven"',
+        "9 tokens before cutting",
+        "zero one two three four five six seven </s>",
+        "14 13 12 11 10 9 8 7 1",
+        '4 tokens after cutting: "zero one two"',
+        "zero one two </s>",
+        "14 13 12 1",
+    ]

@@ -14,6 +14,7 @@ from frozen_jax.errors import UserError
 from frozen_jax.evaluation import evaluate
 from frozen_jax.methods.fine_tuning import FineTuning
 from frozen_jax.runs import ledger, record
+from frozen_jax.runs.evaluate import evaluate_module
 from frozen_jax.runs.job import Job
 from tests import tiny
 from tests.runs import modules_of_tiny
@@ -267,3 +268,41 @@ def test_modules_are_looked_at_before_the_data(folders, tmp_path):
     for modules in ({"absent": str(tmp_path / "absent")}, folders):
         with pytest.raises(UserError):
             ledger.evaluate_modules(job, modules, "chosen", "test")
+
+
+def test_swapped_prompts_are_figures_of_their_own(tmp_path, counted, capsys):
+    lm = tiny.t5()
+    method = tiny.input_dependent_prompt_tuning(lm)
+    modules = {"id-pt": str(save(tmp_path / "module", method))}
+    job = modules_of_tiny.job(tmp_path / "out", method=method)
+    found = {}
+    for whose in ("own", "same task", "other task"):
+        settings = {"modules": modules, "tasks": TASKS, "encoder_inputs_of": whose}
+        evaluate_module(job, "test", **settings)
+        figures = json.loads((tmp_path / "out" / "ledger.json").read_text())["figures"]
+        found[whose] = {key: figure for key, figure in figures.items() if key not in set().union(*found.values())}
+        assert len(found[whose]) == 2 * len(TASKS)
+        counted.clear()
+        evaluate_module(job, "test", **settings)
+        assert counted == []
+    nats = {
+        whose: {(f["subject"]["row"], f["result"]["task"]): f["result"]["nats_per_token"] for f in figures.values()}
+        for whose, figures in found.items()
+    }
+    for task in TASKS:  # the LM has no encoder; the module's every figure is another
+        assert len({found["frozen LM alone", task] for found in nats.values()}) == 1
+        assert len({found["id-pt", task] for found in nats.values()}) == 3
+
+
+def test_a_module_is_evaluated_with_swapped_prompts(tmp_path, capsys):
+    method = tiny.input_dependent_prompt_tuning(tiny.t5())
+    save(tmp_path, method)
+    job = modules_of_tiny.job(tmp_path, method=method)
+    for whose in ("own", "same task"):
+        evaluate_module(job, "test", alone=False, encoder_inputs_of=whose)
+    folders = [tmp_path / name / "chosen-test.jsonl" for name in ("predictions", "predictions_same_task")]
+    own, swapped = ([json.loads(line) for line in file.read_text().splitlines()] for file in folders)
+    assert [line["inputs"] for line in own] == [line["inputs"] for line in swapped]
+    assert [line["target_score"] for line in own] != [line["target_score"] for line in swapped]
+    with pytest.raises(UserError, match="all tasks are of the data set chosen"):
+        evaluate_module(job, "test", encoder_inputs_of="other task")

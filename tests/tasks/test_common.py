@@ -43,10 +43,10 @@ def test_first_words_of_one_endless_word():
 
 
 @pytest.mark.usefixtures("_tokenizer")
-@pytest.mark.parametrize("lengths", [LENGTHS, {"inputs": 1, "targets": 1}, None])
+@pytest.mark.parametrize("lengths", [LENGTHS, {"inputs": 1, "targets": 1}, None, LENGTHS | {"encoder_inputs": 3}])
 def test_tokens_and_texts_are_those_of_plain_seqio(lengths):
-    def tokens(tokenizer):
-        dataset = tf.data.Dataset.from_tensor_slices({"inputs": TEXTS, "targets": TEXTS[::-1]})
+    def tokens(tokenizer, **more):
+        dataset = tf.data.Dataset.from_tensor_slices({"inputs": TEXTS, "targets": TEXTS[::-1], **more})
         task = seqio.Task(
             "plain",
             source=seqio.FunctionDataSource(lambda split, shuffle_files: dataset, ["train"]),
@@ -55,4 +55,8 @@ def test_tokens_and_texts_are_those_of_plain_seqio(lengths):
         )
         return task.get_dataset(lengths, "train", shuffle=False)
 
-    seqio.test_utils.assert_datasets_eq(tokens(tokenize), tokens(seqio.preprocessors.tokenize))
+    again = {"encoder_inputs": TEXTS} if lengths and "encoder_inputs" in lengths else {}
+    wanted = tokens(seqio.preprocessors.tokenize, **again).map(
+        lambda e: {k: v for k, v in e.items() if k != "encoder_inputs_pretokenized"}
+    )
+    seqio.test_utils.assert_datasets_eq(tokens(tokenize), wanted)
