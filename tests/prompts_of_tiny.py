@@ -8,7 +8,10 @@ from frozen_jax.methods.base import Method
 
 
 class Echo(Method):
-    """p(x) is twice the embedding of the first input token, then three times that of the last real one, or of the encoder's."""
+    """p(x) is twice the embedding of the first input token, then three times that of the last real one.
+
+    Or of the last that an encoder reads, where it reads tokens of its own.
+    """
 
     def read(self, inputs, inputs_mask, encoder_inputs=None):
         embeddings, mask = self.lm.read(inputs, inputs_mask, encoder_inputs)
