@@ -215,13 +215,13 @@ def plane(prompts: Float[np.ndarray, "N P D"]) -> Plane:
     the point that is farthest along it lies on its positive side, so that a picture can be made again.
 
     Args:
-        prompts: p(x); of one input, or all the same, everything is zero.
+        prompts: p(x); of one input, or all the same but for rounding, everything is zero.
     """
+    if not depends_on_input(prompts):
+        return Plane(np.zeros((len(prompts), 2)), (0.0, 0.0))
     centred = prompts.reshape(len(prompts), -1) - prompts.reshape(len(prompts), -1).mean(0, keepdims=True)
     variances, directions = np.linalg.eigh((centred @ centred.T).astype(np.float64))
-    axes = np.zeros((len(prompts), 2))
-    axes[:, : len(variances)] = (directions * np.sqrt(np.maximum(variances, 0)))[:, :-3:-1]
+    axes = (directions * np.sqrt(np.maximum(variances, 0)))[:, :-3:-1]
     axes *= np.where(np.take_along_axis(axes, np.abs(axes).argmax(0)[None], 0) < 0, -1, 1)
-    total = variances.sum()
-    first, second = np.square(axes).sum(0) / total if total > 0 else (0, 0)
+    first, second = np.square(axes).sum(0) / variances.sum()
     return Plane(axes, (float(first), float(second)))

@@ -128,8 +128,8 @@ def test_the_plane_is_that_of_most_variance():
     assert (plane.points.max(0) >= -plane.points.min(0)).all()
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_the_plane_of_hardly_any_points(count):
-    same = prompt_inspection.plane(np.ones((count, 3, 4), np.float32))
+@pytest.mark.parametrize("count", [1, 2, 100])
+def test_the_plane_of_points_that_are_one(count):
+    same = prompt_inspection.plane(points(noise=1e-7)[:count])
     assert (same.points == 0).all()
     assert same.shares == (0, 0)

@@ -46,4 +46,6 @@ def _groups(tasks: Sequence[str]) -> Sequence[str]:
 
 def _in_numbers(plane: Plane, count: int) -> str:
     inputs = f"{count:,} inputs" if count > 1 else "1 input"
+    if not any(plane.shares):
+        return f"{inputs}; one p for all"
     return f"{inputs}; the two axes show {sum(plane.shares):.1%} of the variance of p(x)"

@@ -133,7 +133,8 @@ def test_the_picture_is_coloured_by_data_set():
     assert [len(points.get_offsets()) for points in place.collections] == [6, 3]
     assert place.get_xlabel() == "first principal component (50.0% of the variance)"
     assert place.get_title() == "p(x) of Echo\n9 inputs; the two axes show 75.0% of the variance of p(x)"
-    figure = draw_prompts(prompt_inspection.Plane(made.points[:6], made.shares), tasks[:6], "")
+    figure = draw_prompts(prompt_inspection.Plane(made.points[:6], (0.0, 0.0)), tasks[:6], "p")
+    assert figure.axes[0].get_title() == "p\n6 inputs; one p for all"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(NAMES[:2])
 
 
