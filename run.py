@@ -1,7 +1,8 @@
 """Runs frozen_jax from gin files: trains a module around a frozen LM, evaluates it, or lets it answer.
 
     python run.py --gin_file=gin/runs/quickstart.gin --gin.MODEL_DIR=/tmp/quickstart
-    python run.py --gin_file=... --run_mode=eval|infer, --dry_run, --gin.NAME=value
+    python run.py --gin_file=... --run_mode=eval|infer|inspect_prompts, --dry_run, --gin.NAME=value
+    python run.py --run_mode=curves --gin.MODEL_DIR=... --gin.curves.runs=...
     python run.py --run_mode=inspect --gin.MIXTURE_OR_TASK_NAME=sst2_from_validation
 
 Flags and gin, then one function of frozen_jax. Nothing else lives here.

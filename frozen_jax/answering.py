@@ -165,7 +165,7 @@ class Rows:
             found = self._model.score(tokens, answers, targets_lengths=answers_lengths, **read)
             return np.asarray(found, np.float64).reshape(len(rows), most)
 
-        found = self._in_batches("score", scores, examples)
+        found = self.in_batches("score", scores, examples)
         if np.isnan(found).any():
             row = int(np.isnan(found).any(axis=1).argmax())
             raise FloatingPointError(f"task {self._task}: a score of row {row} is not a number")
@@ -185,10 +185,20 @@ class Rows:
         def texts(rows: Sequence[int], tokens: Array, **read: Any) -> Array:
             return self._model.generate(tokens, max_length=max_length, **read)
 
-        return self._in_batches("write", texts, examples)
+        return self.in_batches("write", texts, examples)
 
-    def _in_batches(self, verb: str, call: Callable[..., Array], examples: Sequence[EvalExample]) -> list[Any]:
-        """Results of `call(rows, tokens, inputs_lengths=...)` in the order of the examples."""
+    def in_batches(self, verb: str, call: Callable[..., Array], examples: Sequence[EvalExample]) -> list[Any]:
+        """What `call` says of each of the examples.
+
+        Args:
+            verb: what is done, for the progress bar.
+            call: gets the numbers of the examples in a batch, their tokens [B, S], `inputs_lengths` [B] and, where they
+                have them, `encoder_inputs`; the last batch is filled up. Returns an array of a row for each.
+            examples: whose inputs are read.
+
+        Returns:
+            The rows of the results, in the order of the examples.
+        """
         inputs = [example.inputs for example in examples]
         again = [example.encoder_inputs for example in examples]
         found: list[Any] = [None] * len(inputs)

@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 from etils import epath
@@ -17,6 +18,7 @@ from frozen_jax import cloud_storage
 from frozen_jax.errors import UserError
 from frozen_jax.event_file import EventFile
 
+_FILE = "metrics.jsonl"
 _FLUSH_SECONDS = 10
 
 
@@ -40,7 +42,7 @@ class MetricWriter:
         """
         self.directory = epath.Path(directory)
         self.log_period = log_period
-        self._file = self.directory / "metrics.jsonl"
+        self._file = self.directory / _FILE
         self._primary = jax.process_index() == 0
         self._lines = _lines_before(self._file, first_step) if self._primary else []
         self._board = EventFile(self.directory / "tensorboard", first_step + 1 if first_step else 0)
@@ -124,6 +126,21 @@ class MetricWriter:
                 self._board.flush()
         except OSError as error:
             raise UserError(f"cannot write metrics to {self.directory}: {error.strerror or error}") from error
+
+
+def read_metrics(directory: epath.PathLike) -> list[dict[str, Any]]:
+    """Returns the lines of a run, each with its "kind" and "step".
+
+    Args:
+        directory: the run's folder, local or gs://.
+
+    Raises:
+        UserError: if it has no metrics.jsonl.
+    """
+    file = cloud_storage.open_path(directory) / _FILE
+    if not file.exists():
+        raise UserError(f"{directory}: no {_FILE} there; give the MODEL_DIR of a training")
+    return [json.loads(line) for line in _lines_before(file, sys.maxsize)]
 
 
 def _lines_before(file: epath.Path, step: int) -> list[str]:

@@ -1,9 +1,11 @@
 """What `run.py` can do: one file a run mode, each one function whose arguments gin binds."""
 
 from frozen_jax.runs.cache import cache
+from frozen_jax.runs.curves import curves
 from frozen_jax.runs.dry_run import dry_run
 from frozen_jax.runs.evaluate import evaluate_module
 from frozen_jax.runs.infer import infer
+from frozen_jax.runs.inspect_prompts import inspect_prompts
 from frozen_jax.runs.inspect_task import inspect_task
 from frozen_jax.runs.train import train
 
@@ -11,9 +13,11 @@ MODES = {
     "train": train,
     "cache": cache,
     "inspect": inspect_task,
+    "inspect_prompts": inspect_prompts,
     "eval": evaluate_module,
+    "curves": curves,
     "infer": infer,
     "dry_run": dry_run,
 }
 # Read before those of the command line, which may then be none.
-GIN_FILES = {"inspect": ["gin/runs/data.gin"], "cache": ["gin/runs/data.gin"]}
+GIN_FILES = {"inspect": ["gin/runs/data.gin"], "cache": ["gin/runs/data.gin"], "curves": ["gin/runs/curves.gin"]}

@@ -53,7 +53,7 @@ def infer(
         UserError: for a missing or empty file, a line that is no JSON object with "inputs" (its number is named), or an
             output file that is not the beginning of the answers to this input.
     """
-    lines = None if input_file is None else _read(input_file)
+    lines = None if input_file is None else read_lines(input_file)
     model = job.method.lm if checkpoint == "none" else job.trained_method(checkpoint)
     answer = _Answerer(job.data, max_length, num_beams)
     if input_file is None or lines is None:
@@ -84,32 +84,31 @@ class _Answerer:
     """Texts to texts, in batches of few shapes."""
 
     def __init__(self, data: TaskData, max_length: int, num_beams: int) -> None:
-        self._tokenizer, self._lengths = lm_tokenizer(), data.task_feature_lengths
-        self._encoder_tokens = data.encoder_tokens
-        self._max_length, self._num_beams = max_length, num_beams
+        self._data, self._max_length, self._num_beams = data, max_length, num_beams
 
     def __call__(self, model: LanguageModel, texts: list[str], rows: int = 1) -> list[str]:
-        """Answers texts; inputs are cut like the task's, and the last batch is filled up to `rows`."""
-        filled = [*texts, *[""] * (rows - len(texts))]
-        padded, mask = _padded([self._tokens(text) for text in filled], self._lengths["inputs"], model.pad_id)
+        """Answers texts; the last batch is filled up to `rows`."""
+        filled, lengths = [*texts, *[""] * (rows - len(texts))], self._data.task_feature_lengths
+        padded, mask = _padded([self._data.input_tokens(text) for text in filled], lengths["inputs"], model.pad_id)
         settings: dict[str, Any] = {"max_length": self._max_length, "num_beams": self._num_beams}
-        again = [tokens for text in filled if (tokens := self._encoder_tokens(text)) is not None]
+        again = [tokens for text in filled if (tokens := self._data.encoder_tokens(text)) is not None]
         if again:
-            length = self._lengths.get(ENCODER_INPUTS, len(again[0]))
+            length = lengths.get(ENCODER_INPUTS, len(again[0]))
             settings |= {"encoder_inputs": EncoderInputs(*_padded(again, length, 0))}
         written = model.generate(padded, inputs_lengths=mask.sum(1), **settings)
-        return [self._tokenizer.decode(row) for row in np.asarray(written)[: len(texts)].tolist()]
-
-    def _tokens(self, text: str) -> Tokens:
-        ids = self._tokenizer.encode(text)[: self._lengths["inputs"] - 1]
-        return np.array([*ids, self._tokenizer.eos_id], np.int32)
+        return [lm_tokenizer().decode(row) for row in np.asarray(written)[: len(texts)].tolist()]
 
 
 def _padded(rows: list[Tokens], longest: int, pad_id: int) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
     return pad(rows, bucket_of(max(map(len, rows)), default_buckets(longest)), pad_id)
 
 
-def _read(path: str) -> list[dict]:
+def read_lines(path: str) -> list[dict]:
+    """Reads JSON lines, each of them an object with a text "inputs".
+
+    Raises:
+        UserError: for a missing or empty file, or another line; its number is named.
+    """
     try:
         text = cloud_storage.open_path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -133,7 +132,7 @@ def _parsed(path: str, number: int, line: str) -> dict:
 
 def _resume(output: epath.Path, lines: list[dict]) -> list[dict]:
     """The answers that an earlier run wrote."""
-    done = _read(str(output)) if output.exists() else []
+    done = read_lines(str(output)) if output.exists() else []
     for number, (line, answered) in enumerate(zip(lines, done, strict=False), 1):
         if line["inputs"] != answered["inputs"] or "prediction" not in answered:
             raise UserError(f"{output}, line {number}: no answer to that input; name another output file or delete it")

@@ -50,7 +50,7 @@ def read_modules(given: Given, jobs: Mapping[str, Job]) -> list[Module]:
         UserError: for a folder without a checkpoint, one of another LM, of a method that is not among the jobs' or of
             another shape; for a row without folders or with a name that is taken.
     """
-    return [_read(row, path, jobs) for row, paths in _by_row(given).items() for path in paths]
+    return [_read(row, path, jobs) for row, paths in by_row(given, "evaluate_module.modules").items() for path in paths]
 
 
 def jobs_by_method(job: Job, methods: Methods) -> dict[str, Job]:
@@ -69,19 +69,26 @@ def jobs_by_method(job: Job, methods: Methods) -> dict[str, Job]:
     return jobs
 
 
-def _by_row(given: Given) -> dict[str, list[str]]:
+def by_row(given: Given, where: str) -> dict[str, list[str]]:
+    """Returns row → its seeds' run folders.
+
+    Args:
+        given: see `read_modules`.
+        where: what the user has bound it to, for messages.
+
+    Raises:
+        UserError: for a row without folders or with a name that is taken.
+    """
     if isinstance(given, Mapping):
         rows = {row: _expanded(paths) for row, paths in given.items()}
     else:
         folders = _expanded(given)
         rows = {epath.Path(path).name: [path] for path in folders}
         if len(rows) < len(folders):
-            raise UserError(f"evaluate_module.modules: two of {list(folders)} have the same name; name the rows")
+            raise UserError(f"{where}: two of {list(folders)} have the same name; name the rows")
     for row, paths in rows.items():
         if not paths or row == ALONE:
-            raise UserError(
-                f"evaluate_module.modules: the row {row!r} {'has that name already' if paths else 'is empty'}"
-            )
+            raise UserError(f"{where}: the row {row!r} {'has that name already' if paths else 'is empty'}")
     return rows
 
 

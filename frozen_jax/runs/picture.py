@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 from typing import Any
 
+from frozen_jax import drawing
 from frozen_jax.runs.matrix import Matrix
 
 _BLUE_IS_HIGH, _BLUE_IS_LOW = "RdBu", "RdBu_r"  # blue is better; red and blue differ for every kind of colour vision
@@ -24,13 +24,11 @@ def draw(matrix: Matrix, note: str = "") -> bytes:
     Returns:
         A PNG file.
     """
-    from matplotlib.figure import Figure  # half a second to import, and nothing else needs it
-
     groups = [[task for task in matrix.tasks if matrix.is_loss(task) == is_loss] for is_loss in (False, True)]
     groups = [tasks for tasks in groups if tasks]
     longest = max(map(len, matrix.rows))
     size = (0.8 + 0.085 * longest + 1.75 * len(matrix.tasks), 2.6 + 0.52 * len(matrix.rows))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = drawing.new_figure(*size)
     widths = [len(tasks) for tasks in groups]
     places = figure.subplots(1, len(groups), squeeze=False, width_ratios=widths)[0]
     for place, tasks in zip(places, groups, strict=True):
@@ -38,9 +36,7 @@ def draw(matrix: Matrix, note: str = "") -> bytes:
     places[0].set_yticks(range(len(matrix.rows)), matrix.rows, fontsize=10)
     figure.suptitle("Every training (rows) on every task (columns)", fontsize=13, fontweight="bold")
     figure.supxlabel(note, fontsize=9)
-    found = io.BytesIO()
-    figure.savefig(found, format="png", dpi=150)  # without pyplot this is Agg, which needs no display
-    return found.getvalue()
+    return drawing.png(figure)
 
 
 def _draw_group(figure: Any, place: Any, matrix: Matrix, tasks: list[str]) -> None:

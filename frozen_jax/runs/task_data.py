@@ -106,6 +106,11 @@ class TaskData:
                 print(f"{task.name}: {', '.join(task.unmeasured)} can only be measured where seqio is", file=sys.stderr)
         return tasks
 
+    def input_tokens(self, text: str) -> Tokens:
+        """Returns the tokens of a text as inputs, cut like the task's, with the end-of-sequence token."""
+        tokenizer, length = lm_tokenizer(), self.task_feature_lengths["inputs"]
+        return np.array([*tokenizer.encode(text)[: length - 1], tokenizer.eos_id], np.int32)
+
     def write_token_cache(self, directory: epath.PathLike) -> None:
         """Writes every split as token files, see `token_cache.write`."""
         data = self._data()

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,26 @@ def test_eval_finds_the_module_and_shows_both(trained):
     assert done.returncode == 0, done.stderr
     assert "with PromptTuning" in done.stdout
     assert "12 (validation)" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_prompt_can_be_looked_at(trained):
+    folder, _ = trained
+    done = run(f"--gin.MODEL_DIR={folder}", "--run_mode=inspect_prompts", "--gin.inspect_prompts.neighbours=2")
+    assert done.returncode == 0, done.stderr
+    assert "The prompt does not depend on the input: it is the same for all 12 inputs of one task." in done.stdout
+    assert len((folder / "prompts" / "nearest.jsonl").read_text().splitlines()) == 12
+    assert (folder / "prompts" / "prompts.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_curves_of_what_was_trained(trained, tmp_path):
+    folder, _ = trained
+    rows = json.dumps({"tiny": [str(folder)]})
+    done = run("--run_mode=curves", f"--gin.MODEL_DIR={tmp_path}", f"--gin.curves.runs={rows}", gin_files=[])
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^\| tiny +\| 1 +\| 48 ", done.stdout, re.MULTILINE)  # six steps of eight
+    assert (tmp_path / "curves.png").stat().st_size > 5000
 
 
 @pytest.mark.slow
