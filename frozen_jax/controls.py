@@ -20,6 +20,7 @@ from frozen_jax.answering import EvalExample, EvalTask
 from frozen_jax.batching import ENCODER_INPUTS, Ragged, TaskTokens, Tokens
 from frozen_jax.errors import UserError
 from frozen_jax.ordering import permutation
+from frozen_jax.templates import data_set_of
 
 OWN, SAME_TASK, OTHER_TASK = WHOSE = ("own", "same task", "other task")
 
@@ -86,19 +87,6 @@ def swapped(tasks: Sequence[EvalTask], whose: str, seed: int) -> list[EvalTask]:
     return [_with(task, [_read(giver) for giver in givers]) for task, givers in zip(tasks, found, strict=True)]
 
 
-def data_set(task: str) -> str:
-    """The data set behind a task's name: of `p3.glue_sst2.review` that is `glue_sst2`, of other names the whole.
-
-    Args:
-        task: its name.
-
-    Returns:
-        The data set's.
-    """
-    first, _, rest = task.partition(".")
-    return rest.rpartition(".")[0] or task if first == "p3" else task
-
-
 def _with(task: EvalTask, encoder_inputs: Sequence[Tokens]) -> EvalTask:
     pairs = zip(task.examples, encoder_inputs, strict=True)
     return dataclasses.replace(task, examples=[dataclasses.replace(e, encoder_inputs=read) for e, read in pairs])
@@ -118,8 +106,8 @@ def _others_of_task(task: EvalTask, seed: int) -> list[EvalExample]:
 
 
 def _strangers(task: EvalTask, tasks: Sequence[EvalTask], seed: int) -> list[EvalExample]:
-    own = data_set(task.name)
-    others = [example for other in tasks if data_set(other.name) != own for example in other.examples]
+    own = data_set_of(task.name)
+    others = [example for other in tasks if data_set_of(other.name) != own for example in other.examples]
     if not others:
         raise UserError(f"all tasks are of the data set {own}: there is no other to swap inputs with; evaluate more")
     order = permutation(len(others), seed, task.name, OTHER_TASK)

@@ -20,6 +20,7 @@ from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.methods.base import Method
 from frozen_jax.partitioning import spread_rows
+from frozen_jax.templates import data_set_of
 from frozen_jax.types import Array, EncoderInputs
 
 _AT_ONCE = 512  # vectors that are compared with the whole vocabulary at once
@@ -145,11 +146,6 @@ class Variation(NamedTuple):
     by_chance: float
 
 
-def data_set(task: str) -> str:
-    """Returns what a task is made of: of `p3.DATA_SET.TEMPLATE` the data set, of any other name the whole."""
-    return task[task.index(".") + 1 : task.rindex(".")] if task.count(".") > 1 else task
-
-
 def depends_on_input(prompts: Float[np.ndarray, "N P D"]) -> bool:
     """Returns whether p(x) differs from input to input by more than rounding."""
     return relative_spread(prompts) > _ROUNDING
@@ -175,7 +171,7 @@ def variations(prompts: Float[np.ndarray, "N P D"], tasks: Sequence[str]) -> lis
     left = prompts.reshape(len(prompts), -1) - prompts.reshape(len(prompts), -1).mean(0, keepdims=True)
     total, groups, found = np.square(left).sum(dtype=np.float64), 1, []
     for source, labels in (
-        ("between data sets", [data_set(task) for task in tasks]),
+        ("between data sets", [data_set_of(task) for task in tasks]),
         ("between the templates of a data set", list(tasks)),
     ):
         before, left = np.square(left).sum(dtype=np.float64), _without_means(left, labels)

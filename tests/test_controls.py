@@ -90,27 +90,13 @@ def test_an_encoder_with_the_lms_vocabulary_reads_anothers_inputs():
     [
         (TASKS, "others", "encoder_inputs_of is 'others'; choose from 'own', 'same task', 'other task'"),
         ([task(size=1)], "same task", "task task has one example in test: there is none to swap inputs with"),
-        (TASKS[:2], "other task", "all tasks are of the data set a: there is no other to swap inputs with"),
+        (TASKS[:2], "other task", "all tasks are of the data set p3.a: there is no other to swap inputs with"),
         ([task(), task("b", encoder=False)], "same task", "some tasks have encoder_inputs and some have none"),
     ],
 )
 def test_what_cannot_be_swapped_is_named(tasks, whose, message):
     with pytest.raises(UserError, match=message):
         controls.swapped(tasks, whose, 0)
-
-
-@pytest.mark.parametrize(
-    ("name", "data_set"),
-    [
-        ("p3.glue_sst2.review", "glue_sst2"),
-        ("p3.a.b.c", "a.b"),
-        ("imdb", "imdb"),
-        ("p3.odd", "p3.odd"),
-        ("x.y.z", "x.y.z"),
-    ],
-)
-def test_the_data_set_of_a_template(name, data_set):
-    assert controls.data_set(name) == data_set
 
 
 def test_every_encoder_reads_the_text():

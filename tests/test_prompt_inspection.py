@@ -88,11 +88,6 @@ def test_what_random_directions_are_near_to():
     )
 
 
-def test_data_sets_of_tasks():
-    names = ["p3.glue_sst2.review", "p3.a.b.c", "sst2_from_validation", "glue.sst2"]
-    assert list(map(prompt_inspection.data_set, names)) == ["glue_sst2", "a.b", "sst2_from_validation", "glue.sst2"]
-
-
 def test_where_the_variance_comes_from():
     found = prompt_inspection.variations(points(between=2.0, within=1.0, noise=0.3), TASKS)
     assert [part.source for part in found] == [

@@ -15,14 +15,15 @@ import io
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from frozen_jax import templates
 from frozen_jax.errors import UserError
 from frozen_jax.evaluation import TaskResult
 from frozen_jax.intervals import Interval
-from frozen_jax.runs import comparison, templates
+from frozen_jax.runs import comparison
 from frozen_jax.runs.comparison import NATS_PER_TARGET, NATS_PER_TOKEN
 from frozen_jax.runs.matrix import Figure
 from frozen_jax.runs.report import markdown
-from frozen_jax.runs.templates import LOSS, first_metric
+from frozen_jax.templates import LOSS, first_metric
 
 LEGEND = (
     "Means over the seeds, after ± their standard deviation. Log-likelihoods are means over the templates of a data "

@@ -30,6 +30,7 @@ from frozen_jax.runs.infer import read_lines
 from frozen_jax.runs.job import Job
 from frozen_jax.runs.prompt_picture import draw_prompts
 from frozen_jax.runs.task_data import TaskData
+from frozen_jax.templates import data_set_of
 from frozen_jax.tokenizer import lm_tokenizer
 
 Chosen = list[tuple[str, EvalExample]]  # each with the name of its task
@@ -188,7 +189,7 @@ def _sections(found: _Found) -> list[str]:
 def _spread_over(tasks: Sequence[str]) -> list[int]:
     """All numbers of inputs, the first of each data set first, and within a data set the first of each template."""
     rows = list(range(len(tasks)))
-    for labels in (tasks, [prompt_inspection.data_set(task) for task in tasks]):
+    for labels in (tasks, [data_set_of(task) for task in tasks]):
         seen: Counter[str] = Counter()
         ranks = {}
         for row in rows:

@@ -24,9 +24,9 @@ from typing import Any
 
 import jax
 
-from frozen_jax import cloud_storage, controls, gin_config
+from frozen_jax import cloud_storage, controls, gin_config, templates
 from frozen_jax.errors import UserError
-from frozen_jax.runs import picture, report, templates
+from frozen_jax.runs import picture, report
 from frozen_jax.runs.data_sets import DataSets, Layout
 from frozen_jax.runs.job import Job
 from frozen_jax.runs.matrix import ALONE, FROZEN, Figure, Matrix

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from frozen_jax import drawing
-from frozen_jax.prompt_inspection import Plane, data_set
+from frozen_jax.prompt_inspection import Plane
+from frozen_jax.templates import data_set_of
 
 _MARKERS = "o^sDvP*X"  # twenty colours each
 _LEGEND_ROWS = 24
@@ -40,7 +41,7 @@ def draw_prompts(plane: Plane, tasks: Sequence[str], title: str) -> Any:
 
 
 def _groups(tasks: Sequence[str]) -> Sequence[str]:
-    data_sets = [data_set(task) for task in tasks]
+    data_sets = [data_set_of(task) for task in tasks]
     return data_sets if len(set(data_sets)) > 1 else tasks
 
 

@@ -10,10 +10,10 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+from frozen_jax import templates
 from frozen_jax.errors import UserError
 from frozen_jax.evaluation import TaskResult
-from frozen_jax.runs import templates
-from frozen_jax.runs.templates import first_metric
+from frozen_jax.templates import first_metric
 
 Results = Mapping[str, TaskResult]
 

@@ -129,7 +129,7 @@ def test_the_picture_is_coloured_by_data_set():
     made = prompt_inspection.Plane(np.arange(18.0).reshape(9, 2), (0.5, 0.25))
     figure = draw_prompts(made, tasks, "p(x) of Echo")
     (place,) = figure.axes
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["p3.one", "p3.two"]
     assert [len(points.get_offsets()) for points in place.collections] == [6, 3]
     assert place.get_xlabel() == "first principal component (50.0% of the variance)"
     assert place.get_title() == "p(x) of Echo\n9 inputs; the two axes show 75.0% of the variance of p(x)"

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from frozen_jax import templates
 from frozen_jax.evaluation import TaskResult
-from frozen_jax.runs import report, templates
+from frozen_jax.runs import report
 
 
 def result(task, metrics, nats=-1.0, majority=None, failures=()):
