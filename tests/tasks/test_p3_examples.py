@@ -65,7 +65,7 @@ def test_words_of_several_tokens_fit_too(monkeypatch):
     record = {"text": "a bb " + "unbelievable " * 40 + "c " * 200, "label": 0}
     for length in (40, 100, 300):
         (example,) = made(*LIKED, record, inputs=length)
-        assert length - 40 < len(example["inputs"]) < length
+        assert length / 2 < len(example["inputs"]) < length
         assert example["inputs"].endswith("Did the writer like it?")
 
 
