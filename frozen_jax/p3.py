@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gin
 
 from frozen_jax.errors import UserError
@@ -10,7 +12,7 @@ MOST_EXAMPLES = 500_000  # T0's (Sanh et al. 2022, section 5)
 
 
 @gin.configurable("p3")
-def most_examples(most_examples: int = MOST_EXAMPLES) -> int:
+def most_examples(most_examples: Any = MOST_EXAMPLES) -> int:
     """The most training examples of one data set, over all of its templates; see `tasks.p3`.
 
     Args:

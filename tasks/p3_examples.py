@@ -32,7 +32,7 @@ from tasks.p3_records import SOURCES
 from tasks.p3_templates import Template, map_texts, read
 from tasks.splits import SPLITS
 
-EVALUATED = 250  # examples of a template's validation and test split at the most; T0 takes whole splits
+EVALUATED = 100  # examples of a template's validation and test split at the most; T0 takes whole splits
 
 
 def source(task: str, dataset: str, sizes: Mapping[str, int], templates: int) -> seqio.DataSource:
@@ -54,7 +54,8 @@ def source(task: str, dataset: str, sizes: Mapping[str, int], templates: int) ->
         records, fields = SOURCES[dataset].records()[split], SOURCES[dataset].fields
         most = most_examples() // templates if split == "train" else EVALUATED
         chosen = sorted(permutation(len(records), task, split)[: max(1, most)].tolist())
-        return tf.data.Dataset.from_tensor_slices({"record": [json.dumps(fields(records[row])) for row in chosen]})
+        found: Any = {"record": [json.dumps(fields(records[row])) for row in chosen]}
+        return tf.data.Dataset.from_tensor_slices(found)
 
     return seqio.FunctionDataSource(dataset_fn, splits=SPLITS, num_input_examples=dict(sizes), caching_permitted=False)
 
@@ -80,8 +81,10 @@ def render(
         The examples, with `inputs`, `targets` and, where there are, `choices`.
     """
     maker = Maker(read(folder)[name], choosing, dict(sequence_length or {}))
-    found = [made for item in dataset.as_numpy_iterator() for made in maker.examples(json.loads(item["record"]))]
-    columns: dict[str, Any] = {
+    batches: Any = dataset.batch(1024).as_numpy_iterator()
+    records = [json.loads(text) for batch in batches for text in batch["record"]]
+    found = [example for record in records for example in maker.examples(record)]
+    columns: Any = {
         feature: tf.constant([example[feature] for example in found], tf.string, (len(found),))
         for feature in ("inputs", "targets")
     }

@@ -30,6 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jinja2
+import jinja2.exceptions
 import jinja2.meta
 import jinja2.runtime
 import jinja2.sandbox
@@ -197,7 +198,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["*", "**"])
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        raise jinja2.sandbox.SecurityError(f"a template may not use {operator}: it could fill the memory")
+        raise jinja2.exceptions.SecurityError(f"a template may not use {operator}: it could fill the memory")
 
 
 @jinja2.pass_context

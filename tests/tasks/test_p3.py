@@ -66,7 +66,7 @@ def test_mixtures_hold_their_templates():
     for dataset in DATA_SETS:
         assert {task.name for task in data.task_rates(f"p3_{plain(dataset)}")} == set(p3.names([dataset]))
     ranked = [name for mixture in ("p3_train_ranked", "p3_held_out_ranked") for name in data.task_rates(mixture)]
-    assert len(ranked) == 62 + 46
+    assert len(ranked) == 65 + 46
     assert all(task.metric_fns == [accuracy] for task in ranked)
 
 
@@ -172,14 +172,14 @@ def test_splits_are_those_of_the_plain_tasks():
 def test_hellaswag_is_parted_as_it_was():
     def tidy(text):  # what our source has done to it
         text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
-        return text.replace("  ", " ").strip()
+        return text.replace("  ", " ").replace(".. ", ". ").strip()
 
     assert len(hellaswag.records()["test"]) == len(records("hellaswag", "test"))
     differ = 0
     for found, wanted in zip(records("hellaswag", "test"), arrow.read("hellaswag/none/validation"), strict=True):
         assert (found["label"], found["activity_label"]) == (wanted["label"], wanted["activity_label"])
         differ += any(found[name].strip() != tidy(wanted[name]) for name in ("ctx", "ctx_a", "ctx_b"))
-    assert differ <= 10
+    assert differ <= 10, differ
 
 
 @on_text
@@ -213,9 +213,3 @@ def test_a_template_trains_on_a_fixed_sample_of_its_own(most):
 def test_a_template_without_examples_in_a_sample_is_no_error(most):
     most(1)
     assert [len(tokens) for tokens in data.train_tokens("p3_glue_mrpc", LENGTHS)] == pytest.approx([1] * 7, abs=1)
-
-
-@on_text
-def test_answers_of_any_number_may_be_listed():
-    (task,) = data.eval_tasks("p3.ai2_arc_ARC_Challenge.qa_options", LENGTHS, "test")
-    assert {len(example.choices) for example in task.examples} >= {3, 4}
