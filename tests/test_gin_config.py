@@ -13,6 +13,7 @@ from frozen_jax.errors import UserError
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "gin").rglob("*.gin"))
 LONGEST_FILE = 40
+WHOLE = ("runs", "experiments")  # folders of files that are a run, or nearly
 
 MODEL, METHOD, TASK = "models/titler_t5_small.gin", "methods/prompt_tuning.gin", "tasks/sst2.gin"
 NEEDED_MACROS = {
@@ -247,11 +248,11 @@ def test_a_gin_file_is_short_and_says_truly_what_it_needs_and_gives(file):
     used = {name for name in map(gin_config._macro_name, references) if name}
     given = set(gin_config._macros())
     assert used - given <= named(file, "Needs") <= NEEDED_MACROS.keys() - given
-    if file.parent.name != "runs":
+    if file.parent.name not in WHOLE:
         assert named(file, "Gives") == given
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if f.parent.name != "runs"], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [f for f in FILES if f.parent.name not in WHOLE], ids=lambda file: file.stem)
 def test_a_part_makes_a_run_with_the_others(file):
     parts = {part.split("/")[0]: part for part in (MODEL, METHOD, TASK)}
     parts[file.parent.name] = f"{file.parent.name}/{file.name}"
@@ -261,7 +262,7 @@ def test_a_part_makes_a_run_with_the_others(file):
     gin_config.parse(files, [f"{name}={value}" for name, value in needed.items()], [str(ROOT)])
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if f.parent.name == "runs"], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [f for f in FILES if f.parent.name in WHOLE], ids=lambda file: file.stem)
 def test_a_run_is_whole_when_it_has_what_it_needs(file):
     import frozen_jax.methods.fine_tuning  # noqa: F401 - makes @FineTuning known
 

@@ -14,7 +14,7 @@ from frozen_jax.methods.base import Method
 from frozen_jax.methods.fine_tuning import FineTuning
 from frozen_jax.methods.input_dependent_prompt_tuning import InputDependentPromptTuning
 from frozen_jax.methods.prompt_tuning import PromptTuning
-from frozen_jax.methods.prompts import sampled_vocabulary
+from frozen_jax.prompts import sampled_vocabulary
 from frozen_jax.types import Batch
 
 CONFIG = T5Config(

@@ -34,7 +34,7 @@ from frozen_jax.freezing import Rules
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.lm.layers import Attention, Dense, GatedMLP, RMSNorm, mask_bias, scan_layers, stack_layers
 from frozen_jax.methods.base import Method
-from frozen_jax.methods.prompts import prepend, sampled_vocabulary
+from frozen_jax.prompts import prepend, sampled_vocabulary
 from frozen_jax.types import Array, EncoderInputs
 
 _EPSILON = 1e-6  # of every norm, as T5's

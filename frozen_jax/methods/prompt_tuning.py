@@ -5,7 +5,7 @@
     prompt      [P, D]      trained, float32
     lm/**                   frozen
 
-`prompts.py` has what it may start from.
+`frozen_jax.prompts` has what it may start from.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.methods.base import Method
-from frozen_jax.methods.prompts import Initializer, prepend, sampled_vocabulary
+from frozen_jax.prompts import Initializer, prepend, sampled_vocabulary
 from frozen_jax.types import Array, EncoderInputs
 
 
@@ -33,7 +33,7 @@ class PromptTuning(Method):
         Args:
             lm: the frozen LM.
             length: P; Lester et al. use 100 and find little gain beyond 20, our default.
-            initializer: one of the functions in `prompts.py`.
+            initializer: one of the functions of `frozen_jax.prompts`.
             seed: of the initializer.
         """
         super().__init__(lm)

@@ -26,8 +26,8 @@ from frozen_jax import load_lm, partitioning, training
 from frozen_jax.checkpoints import Checkpointer, describe
 from frozen_jax.errors import UserError
 from frozen_jax.methods.prompt_tuning import PromptTuning
-from frozen_jax.methods.prompts import random_uniform
 from frozen_jax.metrics import MetricWriter
+from frozen_jax.prompts import random_uniform
 from frozen_jax.runs import environment
 from frozen_jax.types import Batch
 

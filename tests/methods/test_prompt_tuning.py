@@ -6,9 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from frozen_jax import checkpoints
+from frozen_jax import checkpoints, prompts
 from frozen_jax.errors import UserError
-from frozen_jax.methods import prompts
 from frozen_jax.methods.prompt_tuning import PromptTuning
 from tests import tiny
 
