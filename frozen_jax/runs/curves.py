@@ -2,6 +2,7 @@
 
 MODEL_DIR/curves.png     a validation metric against the examples seen
 MODEL_DIR/curves.md      where every row ended, how long that took, and how much it trains
+MODEL_DIR/collapse.png   where asked for: methods against the number of data sets in their mixtures
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
+from etils import epath
 
 from frozen_jax import checkpoints, cloud_storage, drawing
 from frozen_jax.errors import UserError
 from frozen_jax.metrics import read_metrics
 from frozen_jax.runs import report
-from frozen_jax.runs.curve_picture import Curve, draw_curves, in_common
-from frozen_jax.runs.modules import Given, by_row
+from frozen_jax.runs.collapse import by_width, rows_of
+from frozen_jax.runs.curve_picture import Curve, draw_collapse, draw_curves, in_common
+from frozen_jax.runs.modules import Given, by_row, expanded
 
 _PREFERRED = ("mean_nats_per_token", "mean")  # the first is much the less noisy
+_LOSS = "nats per token"
 _NOTE = (
     "Values are those of the last evaluation that all seeds of a row have, mean ± standard deviation over the seeds. "
     "Examples seen are steps times the batch size, which is examples_per_second times seconds_per_step of the run's "
@@ -55,16 +59,27 @@ class _Run:
 
 
 @gin.configurable
-def curves(directory: str = gin.REQUIRED, runs: Given = gin.REQUIRED, metric: str | None = None) -> None:
+def curves(
+    directory: str = gin.REQUIRED,
+    runs: Given = gin.REQUIRED,
+    metric: str | None = None,
+    *,
+    collapse: Mapping[str, str | Sequence[str]] | None = None,
+    alone: Sequence[str] = (),
+) -> None:
     """Draws the learning curves of runs, and writes and prints the table of where they ended.
 
     Args:
         directory: where to write, local or gs://.
         runs: {row: its seeds' run folders, or one}, or run folders; "run_{0,1}" is short for "run_0", "run_1".
         metric: of the validation metrics; None is mean_nats_per_token if all runs have it, else mean.
+        collapse: {method: run folders on mixtures of different widths}, for the picture of what is left of a method
+            where it serves more data sets.
+        alone: run folders of static prompts for one data set each, which that picture compares with.
 
     Raises:
-        UserError: for a folder without metrics, evaluations or a checkpoint, or an unknown metric.
+        UserError: for a folder without metrics, evaluations or a checkpoint, an unknown metric, and as
+            `collapse.by_width`.
     """
     rows = {row: [_read(path) for path in paths] for row, paths in by_row(runs, "curves.runs").items()}
     measure = _metric([run for found in rows.values() for run in found], metric)
@@ -77,8 +92,19 @@ def curves(directory: str = gin.REQUIRED, runs: Given = gin.REQUIRED, metric: st
     with cloud_storage.refusals_explained(folder):
         cloud_storage.write_whole(folder / "curves.png", drawing.png(draw_curves(drawn, measure)))
         text = f"# Learning curves\n\n![{measure} against examples seen](curves.png)\n\n{table}\n\n{_NOTE}\n"
+        text += _collapse(folder, collapse, alone) if collapse else ""
         cloud_storage.write_whole(folder / "curves.md", text)
-    print(f"{table}\n\nPicture: {folder / 'curves.png'}")
+    print(f"{text}\nPictures: {folder}")
+
+
+def _collapse(folder: epath.Path, methods: Mapping[str, str | Sequence[str]], alone: Sequence[str]) -> str:
+    """Draws MODEL_DIR/collapse.png and returns what stands about it in curves.md."""
+    paths = {method: expanded(given) for method, given in methods.items()}
+    found, reference, averaged = by_width(paths, expanded(alone))
+    cloud_storage.write_whole(folder / "collapse.png", drawing.png(draw_collapse(found, reference, _LOSS)))
+    titles = ["", "averaged data sets", "seeds", _LOSS, "a static prompt for each alone", "difference"]
+    picture = "![Methods against the number of data sets in their mixture](collapse.png)"
+    return f"\n## Wider mixtures\n\n{picture}\n\n{report.markdown(titles, rows_of(found, reference, averaged))}\n"
 
 
 def _read(path: str) -> _Run:

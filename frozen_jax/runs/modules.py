@@ -80,9 +80,9 @@ def by_row(given: Given, where: str) -> dict[str, list[str]]:
         UserError: for a row without folders or with a name that is taken.
     """
     if isinstance(given, Mapping):
-        rows = {row: _expanded(paths) for row, paths in given.items()}
+        rows = {row: expanded(paths) for row, paths in given.items()}
     else:
-        folders = _expanded(given)
+        folders = expanded(given)
         rows = {epath.Path(path).name: [path] for path in folders}
         if len(rows) < len(folders):
             raise UserError(f"{where}: two of {list(folders)} have the same name; name the rows")
@@ -92,14 +92,14 @@ def by_row(given: Given, where: str) -> dict[str, list[str]]:
     return rows
 
 
-def _expanded(paths: str | Sequence[str]) -> list[str]:
-    """Braces as in a shell. Not a pattern: that would keep quiet about a seed that is not there."""
+def expanded(paths: str | Sequence[str]) -> list[str]:
+    """Returns folders, "run_{0,1}" as "run_0", "run_1". Not patterns: they would keep quiet about a missing seed."""
     if not isinstance(paths, str):
-        return [path for given in paths for path in _expanded(given)]
+        return [path for given in paths for path in expanded(given)]
     if not (braces := re.search(r"\{([^{}]*,[^{}]*)\}", paths)):
         return [paths]
     before, after = paths[: braces.start()], paths[braces.end() :]
-    return [path for part in braces[1].split(",") for path in _expanded(before + part + after)]
+    return [path for part in braces[1].split(",") for path in expanded(before + part + after)]
 
 
 def _read(row: str, path: str, jobs: Mapping[str, Job]) -> Module:

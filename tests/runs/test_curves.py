@@ -60,7 +60,7 @@ def test_the_table_says_where_every_row_ended(root, tmp_path, capsys):
     assert table["static"] == ["2", "80", "0.6250 ± 0.1768", "20 s", "80"]  # where both seeds have been
     assert table["tuned"][:4] == ["1", "60", "0.6250", "10 min 00 s"]
     assert "± standard deviation over the seeds" in (tmp_path / "curves.md").read_text()
-    assert "Picture: " in capsys.readouterr().out
+    assert "Pictures: " in capsys.readouterr().out
 
 
 def test_examples_seen_are_those_that_the_trainer_writes(root, tmp_path):
@@ -118,6 +118,17 @@ def test_other_mistakes(root, tmp_path):
     write(tmp_path / "bare", [0.5])
     with pytest.raises(UserError, match="bare: no module checkpoint there"):
         drawn(root, tmp_path, runs=[str(tmp_path / "bare")])
+
+
+def test_the_collapse_is_drawn_where_it_is_asked_for(root, tmp_path):
+    for name, value in {"static_0": -1.0, "static_1": -2.0, "tuned": -0.5}.items():
+        write(root / name, [0.5], **{"p3.a/nats_per_token": value})
+    drawn(root, tmp_path, collapse={"fine-tuning": str(root / "tuned")}, alone=[str(root / "static_{0,1}")])
+    assert (tmp_path / "collapse.png").read_bytes().startswith(PNG)
+    text = (tmp_path / "curves.md").read_text()
+    assert [cell.strip() for cell in text.splitlines()[-1].split("|")[1:-1]] == [
+        *("fine-tuning", "1 of 1", "1", "-0.500", "-1.500", "+1.000")
+    ]
 
 
 def test_points_that_all_seeds_have():
