@@ -200,6 +200,9 @@ def test_a_template_trains_on_a_fixed_sample_of_its_own(most):
     most(50)
     found = {name: data.train_tokens(f"p3.glue_sst2.{name}", LENGTHS)[0] for name in ("said", "review")}
     assert [len(tokens) for tokens in found.values()] == [10, 10]
+    sources = [seqio.TaskRegistry.get(f"p3.glue_sst2.{name}").source for name in found]
+    said, review = ({row["record"] for row in s.get_dataset("train").as_numpy_iterator()} for s in sources)
+    assert said != review
     again = data.train_tokens("p3.glue_sst2.said", LENGTHS)[0]
     assert again.features["inputs"].tokens.tolist() == found["said"].features["inputs"].tokens.tolist()
     most(100)
