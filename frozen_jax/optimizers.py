@@ -53,9 +53,8 @@ def by_path(
     """
     for pair in optimizers:
         if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], optax.GradientTransformation):
-            raise UserError(
-                f"by_path.optimizers: {pair!r} is no pair like ('prompt', @optax.adamw()); mind the brackets"
-            )
+            wanted = "('.*', @optax.adamw()), brackets included"
+            raise UserError(f"by_path.optimizers: {pair!r} is no pair like {wanted}")
 
     def labels(parameters: dict[str, Any]) -> dict[str, int]:
         return {path: _first_match(path, [pattern for pattern, _ in optimizers]) for path in parameters}
