@@ -15,8 +15,9 @@ inside of a record's text parts nothing; what a pair of braces gives is cut at 2
 and the filters `choice` and `most_frequent`.
 
 Ours: `choice` draws by a hash of template and record, not at random, so that an example is the same in every run. YAML
-may hold plain values and the two tags of promptsource; Jinja reaches no attribute that leads out of its values, changes
-nothing, and multiplies nothing, since `"a" * 10**9` fills the memory. The archive is pinned by its sha256 besides.
+may hold plain values and the two tags of promptsource; Jinja reaches no attribute that leads out of its values, and
+changes nothing. It does not multiply, so that no `"a" * 10**9` slips in, yet a template that means to fill the memory can
+still do so, by `x ~ x` in a loop for instance: against that the sha256 of the archive stands, which `wheels` checks.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ _Loader.add_constructor("!TemplateMetadata", _constructor(Metadata))
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """Jinja's sandbox without multiplication."""
+    """Jinja's sandbox without multiplication, the shortest way to fill the memory; the module says what guards the rest."""
 
     intercepted_binops = frozenset(["*", "**"])
 
