@@ -30,8 +30,8 @@ def limits(most_examples: Any = 500_000, most_evaluated: Any = 100) -> Limits:
     Args:
         most_examples: the most training examples of one data set, over all of its templates. 500,000 is T0's (Sanh et
             al. 2022, section 5).
-        most_evaluated: the most examples of a template's validation split, and of its test split; 100 is our choice. None
-            is all, as T0 has it.
+        most_evaluated: the most examples of a template's validation split, and of its test split. None is all, as T0
+            has it; 100 is our choice.
 
     Returns:
         The same.

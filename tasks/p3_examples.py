@@ -82,7 +82,7 @@ def render(
     maker = Maker(read(folder)[name], choosing, dict(sequence_length or {}))
     batches: Any = dataset.batch(1024).as_numpy_iterator()
     rows = [pair for batch in batches for pair in zip(batch["record_number"], batch["record"], strict=True)]
-    found = [example | {"record_number": n} for n, text in rows for example in maker.examples(json.loads(text))]
+    found = [{**example, "record_number": n} for n, text in rows for example in maker.examples(json.loads(text))]
     columns: Any = {
         feature: tf.constant([example[feature] for example in found], kind, (len(found),))
         for feature, kind in {"inputs": tf.string, "targets": tf.string, "record_number": tf.int32}.items()

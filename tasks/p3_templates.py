@@ -16,8 +16,8 @@ and the filters `choice` and `most_frequent`.
 
 Ours: `choice` draws by a hash of template and record, not at random, so that an example is the same in every run. YAML
 may hold plain values and the two tags of promptsource; Jinja reaches no attribute that leads out of its values, and
-changes nothing. It does not multiply, so that no `"a" * 10**9` slips in, yet a template that means to fill the memory can
-still do so, by `x ~ x` in a loop for instance: against that the sha256 of the archive stands, which `wheels` checks.
+changes nothing. It does not multiply, since `"a" * 10**9` fills the memory. One who means to fill it finds other ways,
+such as `x ~ x` in a loop: what keeps such templates out is the sha256 of the archive, which `wheels` checks.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ _Loader.add_constructor("!TemplateMetadata", _constructor(Metadata))
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """Jinja's sandbox without multiplication, the shortest way to fill the memory; the module says what guards the rest."""
+    """Jinja's sandbox without multiplication."""
 
     intercepted_binops = frozenset(["*", "**"])
 
