@@ -59,7 +59,8 @@ class EvalExample:
     """One example.
 
     Attributes:
-        index: its place in the split.
+        index: its place in the split, or the number of the record that it was made of (a task's field `record_number`):
+            of two templates of a data set, equal numbers are the same record.
         inputs: token ids.
         targets: token ids, end-of-sequence token included.
         inputs_text: the same as text.
@@ -86,7 +87,7 @@ class EvalTask:
     Attributes:
         name: of the task.
         split: of the task.
-        split_size: how many examples the whole split has.
+        split_size: how many examples the task makes of the split; `examples` may be a sample of them.
         examples: all of them, or a sample.
         targets_length: the most tokens of a target.
         decode: token ids to text.

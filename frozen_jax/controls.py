@@ -1,9 +1,11 @@
 """Controls for experiments on what an encoder reads: the same text for every input, or the inputs of another example.
 
-    own           x ──▶ LM      encoder reads x        p(x)
-    on_text       x ──▶ LM      encoder reads a text   p, whatever x is: what a static prompt can do
-    same task     x ──▶ LM      encoder reads x'       p(x'), x' of the same task: is the instance used?
-    other task    x ──▶ LM      encoder reads x'       p(x'), x' of another data set: is the task told by it?
+    own               x ──▶ LM      encoder reads x        p(x)
+    on_text           x ──▶ LM      encoder reads a text   p, whatever x is: what a static prompt can do
+    same task         x ──▶ LM      encoder reads x'       p(x'), x' of the same template: is the instance used?
+    other data set    x ──▶ LM      encoder reads x'       p(x'), x' of another data set: is the task told by it?
+
+A task is one template of a data set (`templates`): "same task" stays within the template, not only within the data set.
 
 No method knows of them: all they change is `encoder_inputs`. Where the encoder reads `inputs`, since it has the LM's
 vocabulary, another example's inputs become this one's `encoder_inputs`.
@@ -22,7 +24,7 @@ from frozen_jax.errors import UserError
 from frozen_jax.ordering import permutation
 from frozen_jax.templates import data_set_of
 
-OWN, SAME_TASK, OTHER_TASK = WHOSE = ("own", "same task", "other task")
+OWN, SAME_TASK, OTHER_DATA_SET = WHOSE = ("own", "same task", "other data set")
 
 
 def train_on_text(tasks: Sequence[TaskTokens], text: Tokens) -> list[TaskTokens]:
@@ -68,7 +70,8 @@ def swapped(tasks: Sequence[EvalTask], whose: str, seed: int) -> list[EvalTask]:
     Args:
         tasks: all that are evaluated together.
         whose: one of `WHOSE`: "own" changes nothing; "same task" gives each example the inputs of another of its
-            task, none its own; "other task" those of an example of another data set, all in turn.
+            task (the same template), none its own; "other data set" those of an example of another data set, all in
+            turn.
         seed: of who is given whose.
 
     Returns:
@@ -83,7 +86,9 @@ def swapped(tasks: Sequence[EvalTask], whose: str, seed: int) -> list[EvalTask]:
         return list(tasks)
     if len({example.encoder_inputs is None for task in tasks for example in task.examples}) > 1:
         raise UserError(f"some tasks have {ENCODER_INPUTS} and some have none: they cannot be swapped")
-    found = [_others_of_task(task, seed) if whose == SAME_TASK else _strangers(task, tasks, seed) for task in tasks]
+    found = [
+        _others_of_task(task, seed) if whose == SAME_TASK else _of_other_data_sets(task, tasks, seed) for task in tasks
+    ]
     return [_with(task, [_read(giver) for giver in givers]) for task, givers in zip(tasks, found, strict=True)]
 
 
@@ -105,10 +110,10 @@ def _others_of_task(task: EvalTask, seed: int) -> list[EvalExample]:
     return [task.examples[following[row]] for row in range(len(order))]
 
 
-def _strangers(task: EvalTask, tasks: Sequence[EvalTask], seed: int) -> list[EvalExample]:
+def _of_other_data_sets(task: EvalTask, tasks: Sequence[EvalTask], seed: int) -> list[EvalExample]:
     own = data_set_of(task.name)
     others = [example for other in tasks if data_set_of(other.name) != own for example in other.examples]
     if not others:
         raise UserError(f"all tasks are of the data set {own}: there is no other to swap inputs with; evaluate more")
-    order = permutation(len(others), seed, task.name, OTHER_TASK)
+    order = permutation(len(others), seed, task.name, OTHER_DATA_SET)
     return [others[order[row % len(order)]] for row in range(len(task.examples))]

@@ -12,6 +12,7 @@ Preprocessors that draw random numbers do so once, when the split is tokenized, 
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -110,10 +111,11 @@ def train_tokens(
         pack: let several examples of a task share a row, as seqio does it; mixing rates still count examples.
 
     Returns:
-        What `batching.Batches` takes.
+        What `batching.Batches` takes. A task of a mixture without any example is left out, and named on stderr.
 
     Raises:
-        UserError: for an unknown task or split, lengths that do not fit, a missing cache, packed `encoder_inputs`.
+        UserError: for an unknown task or split, no examples at all, lengths that do not fit, a missing cache, packed
+            `encoder_inputs`.
     """
     lengths = _checked_lengths(task_feature_lengths)
     if pack and ENCODER_INPUTS in lengths:
@@ -125,6 +127,7 @@ def train_tokens(
     tokens = [_task_tokens(task, rate, lengths, split, use_cached, seed) for task, rate in rates if rate > 0]
     if not tokens:
         raise UserError(f"mixture {mixture_or_task_name} is empty in its split {split!r}: all mixing rates there are 0")
+    tokens = _with_examples(tokens, mixture_or_task_name, split)
     return [_packed(task, lengths, seed) for task in tokens] if pack else tokens
 
 
@@ -333,6 +336,16 @@ def _task_tokens(
     tokens = dataset.map(lambda example: {name: _RaggedTensor.from_tensor(example[name][None]) for name in features})
     batches: list[Any] = list(tokens.ragged_batch(1024))  # each crossing from TensorFlow to Python costs 0.2 ms
     return TaskTokens(task.name, {name: _ragged([batch[name] for batch in batches]) for name in features}, rate)
+
+
+def _with_examples(tasks: Sequence[TaskTokens], name: str, split: str) -> list[TaskTokens]:
+    """A template may have nothing to say of the few records of a small sample; that is no reason to end a run."""
+    found = [task for task in tasks if len(task)]
+    if not found:
+        raise UserError(f"{name} has no examples in its split {split!r}")
+    if empty := [task.name for task in tasks if not len(task)]:
+        print(f"{name}: left out, as they have no examples in the split {split!r}: {', '.join(empty)}", file=sys.stderr)
+    return found
 
 
 def _packed(task: TaskTokens, lengths: Mapping[str, int], seed: int) -> TaskTokens:

@@ -67,7 +67,7 @@ def _example(
 ) -> EvalExample:
     texts = {feature: _text(task, raw, feature) for feature in FEATURES}
     return EvalExample(
-        index=index,
+        index=int(raw.get("record_number", index)),
         inputs=np.asarray(raw["inputs"], np.int32),
         targets=np.asarray(raw["targets"], np.int32),
         inputs_text=texts["inputs"],

@@ -51,7 +51,8 @@ class TaskResult:
         task: its name.
         split: which split.
         examples: how many were evaluated.
-        split_size: how many the split has; more than `examples` if a sample was evaluated.
+        split_size: how many the task makes of the split; more than `examples` if a sample of them was evaluated. It
+            is no more than `p3.limits` lets a template of P3 have, however large the data set's split.
         metrics: what the task's metrics say; of one that failed its name, and nan.
         intervals: their 95% intervals over the examples, where one could be had.
         nats_per_example: mean log-likelihood of a target.

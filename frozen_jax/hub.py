@@ -48,8 +48,23 @@ def fetch_snapshot(hub_id: str, patterns: Sequence[str], revision: str | None = 
 
 
 @functools.cache
+def data_commit(hub_id: str) -> str:
+    """The state of a repository of data; the hub is asked once, so that no two states are mixed.
+
+    Args:
+        hub_id: `organisation/name`.
+
+    Returns:
+        The commit that the main branch is at.
+    """
+    from huggingface_hub import HfApi
+
+    return str(HfApi().dataset_info(hub_id).sha)
+
+
+@functools.cache
 def data_files(hub_id: str) -> tuple[str, ...]:
-    """Lists a repository of data; the hub is asked once.
+    """Lists a repository of data at `data_commit`; the hub is asked once.
 
     Args:
         hub_id: `organisation/name`.
@@ -63,13 +78,13 @@ def data_files(hub_id: str) -> tuple[str, ...]:
     from huggingface_hub import HfApi
 
     try:
-        return tuple(HfApi().list_repo_files(hub_id, repo_type="dataset"))
+        return tuple(HfApi().list_repo_files(hub_id, repo_type="dataset", revision=data_commit(hub_id)))
     except Exception as error:
         raise UserError(f"the hub could not be asked for the files of {hub_id!r}: {_one_line(error)}") from error
 
 
 def fetch_data_file(hub_id: str, file: str) -> pathlib.Path:
-    """Downloads one file of a repository of data, or finds it in the hub's own cache.
+    """Downloads one file of a repository of data at `data_commit`, or finds it in the hub's own cache.
 
     Args:
         hub_id: `organisation/name`.
@@ -84,7 +99,7 @@ def fetch_data_file(hub_id: str, file: str) -> pathlib.Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return pathlib.Path(hf_hub_download(hub_id, file, repo_type="dataset"))
+        return pathlib.Path(hf_hub_download(hub_id, file, repo_type="dataset", revision=data_commit(hub_id)))
     except Exception as error:
         raise UserError(f"{file} of {hub_id!r} could not be fetched from the hub: {_one_line(error)}") from error
 

@@ -2,7 +2,10 @@
 
     results of templates ──▶ one result a data set: medians and quartiles of metrics, means of log-likelihoods
 
-A task without a dot is a data set of its own, and its result stays as it is. Quartiles are interpolated linearly
+Names with a dot say their data set: all before the last one. Where a task module knows better, as of T0's
+`cos_e_v1.11_rationale`, it registers its tasks. Any other task is a data set of its own, and its result stays as it is.
+
+Quartiles are interpolated linearly
 between the templates (numpy's `percentile`, R's type 7): those of 1, 2, 3, 4 are 1.75 and 3.25. T0 reports medians and
 quartiles as well (Sanh et al. 2022); the means of log-likelihoods are our choice.
 """
@@ -18,11 +21,22 @@ import numpy as np
 from frozen_jax.evaluation import TaskResult
 
 LOSS = "nats_per_token"
+_REGISTERED: dict[str, str] = {}  # task → data set
+
+
+def register(data_set: str, tasks: Iterable[str]) -> None:
+    """Says of which data set tasks are, whatever their names look like.
+
+    Args:
+        data_set: its name.
+        tasks: its templates, or the data set itself as the one task.
+    """
+    _REGISTERED.update(dict.fromkeys(tasks, data_set))
 
 
 def data_set_of(task: str) -> str:
-    """Returns the data set of a task: all before the last dot."""
-    return task.rpartition(".")[0] or task
+    """Returns the data set of a task: the registered one, or all before the last dot."""
+    return _REGISTERED.get(task) or task.rpartition(".")[0] or task
 
 
 def are_among(tasks: Iterable[str]) -> bool:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from frozen_jax import cloud_storage, p3
+from frozen_jax import cloud_storage, p3, templates
 from frozen_jax.answering import EvalExample, EvalTask, unchanged
 from frozen_jax.batching import ENCODER_INPUTS, Ragged, TaskTokens
 from frozen_jax.errors import UserError
@@ -51,7 +51,8 @@ class Made:
         pack: whether several examples share a row of the training split.
         encoder_tokenizer: name of that of the feature `encoder_inputs`; empty without one.
         encoder_tokenizer_sha256: of its file.
-        p3_most_examples: see `frozen_jax.p3`.
+        p3_most_examples: see `frozen_jax.p3`; of tasks of P3 alone.
+        p3_most_evaluated: the same.
     """
 
     mixture_or_task_name: str
@@ -61,16 +62,16 @@ class Made:
     pack: bool
     encoder_tokenizer: str = ""
     encoder_tokenizer_sha256: str = ""
-    p3_most_examples: int = p3.MOST_EXAMPLES
+    p3_most_examples: int = 500_000
+    p3_most_evaluated: int | None = 100
 
 
 def made_now(mixture_or_task_name: str, task_feature_lengths: Mapping[str, int], pack: bool) -> Made:
     """What a run with these settings makes, or wants; the tokenizers are those that gin binds."""
     tokenizers = [lm_tokenizer(), *([encoder_tokenizer()] if ENCODER_INPUTS in task_feature_lengths else [])]
     (name, sha256), *encoder = [(tokenizer.name, tokenizer.sha256) for tokenizer in tokenizers]
-    lengths, most = dict(task_feature_lengths), p3.most_examples()
     encoder = encoder[0] if encoder else ("", "")
-    return Made(mixture_or_task_name, lengths, name, sha256, pack, *encoder, p3_most_examples=most)
+    return Made(mixture_or_task_name, dict(task_feature_lengths), name, sha256, pack, *encoder, *p3.limits())
 
 
 def is_complete(directory: epath.PathLike, made: Made) -> bool:
@@ -179,7 +180,8 @@ def _manifest(folder: epath.Path, made: Made) -> dict[str, Any]:
         manifest = json.loads(file.read_text())
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']}; this version reads {FORMAT}")
-        differences = list(_differences(manifest["made"], dataclasses.asdict(made)))
+        of_p3 = any(task["task"].startswith(p3.PREFIX) for task in manifest["train"] + manifest["evaluation"])
+        differences = list(_differences(manifest["made"], dataclasses.asdict(made), of_p3))
     for what, found, wanted in differences:
         raise UserError(
             f"{folder}: this token cache was made with {what} {found}, and {wanted} is wanted; "
@@ -188,14 +190,15 @@ def _manifest(folder: epath.Path, made: Made) -> dict[str, Any]:
     return manifest
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], of_p3: bool) -> Iterator[tuple[str, str, str]]:
     """A tokenizer is known by its file's sum: its name may be a path, and differ from host to host."""
     for name in ("mixture_or_task_name", "task_feature_lengths", "pack"):
         if found[name] != wanted[name]:
             yield name, repr(found[name]), repr(wanted[name])
-    was, now = (made.get("p3_most_examples", p3.MOST_EXAMPLES) for made in (found, wanted))
-    if was != now:
-        yield "p3.most_examples", str(was), str(now)
+    for name in p3.Limits._fields if of_p3 else ():
+        was, now = (made.get(f"p3_{name}", getattr(Made, f"p3_{name}")) for made in (found, wanted))
+        if was != now:
+            yield f"p3.{name}", str(was), str(now)
     for which, what in (("tokenizer", "the vocabulary"), ("encoder_tokenizer", "the encoder's vocabulary")):
         (was, old), (now, new) = ((made.get(which, ""), made.get(f"{which}_sha256", "")) for made in (found, wanted))
         if old != new:
@@ -258,8 +261,8 @@ def _description(task: EvalTask) -> dict[str, Any]:
     metrics = [*zip(names["predict_metrics"], task.predict_metrics, strict=True)]
     metrics += zip(names["score_metrics"], task.score_metrics, strict=True)
     left = [getattr(metric, "__name__", str(metric)) for name, metric in metrics if name is None]
-    facts = {"task": task.name, "split": task.split, "targets_length": task.targets_length}
-    return facts | kept | {"unmeasured": left, "examples": len(task.examples)}
+    facts = {"task": task.name, "data_set": templates.data_set_of(task.name), "split": task.split}
+    return facts | kept | {"targets_length": task.targets_length, "unmeasured": left, "examples": len(task.examples)}
 
 
 def _names(functions: Any, table: Mapping[str, Callable[..., Any]]) -> list[str | None]:
@@ -304,6 +307,8 @@ def _eval_task(folder: epath.Path, task: Mapping[str, Any], max_examples: int | 
     content = _read(folder / _safe(task["task"]) / f"{_safe(task['split'])}.jsonl", task["file"])
     lines = content.decode().split("\n")[:-1]
     measures = {key: [table[name] for name in task[key]] for key, table in _MEASURES.items()}
+    data_set = task.get("data_set", templates.data_set_of(task["task"]))
+    templates.register(_safe(data_set), [task["task"]])  # as its module would, which is not imported here
     return EvalTask(
         name=task["task"],
         split=task["split"],

@@ -13,7 +13,8 @@ is cut and what is left out. `p3_names` lists the templates of each kind.
 Mixtures, at T0's rates (Sanh et al. 2022, section 5): each template counts as many examples as its data set trains on,
 at most 500,000 divided by the number of templates (`p3.most_examples` in gin; T0 divides only where the data set is
 larger than that, which makes no difference at 500,000 for any data set here). As many records are rendered for a
-template, a fixed sample of its own, so that a small number lets a run start quickly.
+template, a fixed sample of its own, so that a small number lets a run start quickly; for validation and test 100
+(`p3.most_evaluated`; None gives all, as T0 has it).
 
     p3_train                 all templates of the data sets below
     p3_8, p3_4               of eight of them, and of four of these eight
@@ -34,7 +35,7 @@ from collections.abc import Iterable
 
 import seqio
 
-from frozen_jax.p3 import most_examples
+from frozen_jax.p3 import limits
 from frozen_jax.text_metrics import accuracy
 from tasks import p3_examples
 from tasks.common import OUTPUT_FEATURES, PREPROCESSORS
@@ -58,7 +59,7 @@ def rate(task: seqio.Task) -> float:
         T0's rate; of P3's tasks this is the number of examples that are rendered, but for those that are left out.
     """
     found = _OF_TASK[task.name]
-    return min(found.sizes["train"], max(1, most_examples() // len(found.templates)))
+    return min(found.sizes["train"], max(1, limits().most_examples // len(found.templates)))
 
 
 def names(datasets: Iterable[str], *, ranked: bool = False) -> list[str]:

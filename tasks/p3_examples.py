@@ -24,19 +24,17 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from frozen_jax import p3
 from frozen_jax.ordering import permutation
-from frozen_jax.p3 import most_examples
 from frozen_jax.tokenizer import lm_tokenizer
 from tasks.common import Example
 from tasks.p3_records import SOURCES
 from tasks.p3_templates import Template, map_texts, read
 from tasks.splits import SPLITS
 
-EVALUATED = 100  # examples of a template's validation and test split at the most; T0 takes whole splits
-
 
 def source(task: str, dataset: str, sizes: Mapping[str, int], templates: int) -> seqio.DataSource:
-    """The records of a data set as JSON in the field `record`, a fixed sample of each split for each task.
+    """The records of a data set, a fixed sample of each split for each task.
 
     Args:
         task: the name of the task, which the sample depends on.
@@ -45,16 +43,17 @@ def source(task: str, dataset: str, sizes: Mapping[str, int], templates: int) ->
         templates: how many templates share them.
 
     Returns:
-        The source. It reads when a split is asked for; what it gives is not to be cached, as `p3.most_examples` may
-        change.
+        The source: records as JSON in the field `record`, their rows in the split in `record_number`. It reads when a
+        split is asked for; what it gives is not to be cached, as `frozen_jax.p3` may change.
     """
 
     def dataset_fn(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
         del shuffle_files, seed  # the order of training is made behind seqio, see frozen_jax.data
         records, fields = SOURCES[dataset].records()[split], SOURCES[dataset].fields
-        most = most_examples() // templates if split == "train" else EVALUATED
-        chosen = sorted(permutation(len(records), task, split)[: max(1, most)].tolist())
-        found: Any = {"record": [json.dumps(fields(records[row])) for row in chosen]}
+        limits = p3.limits()
+        most = max(1, limits.most_examples // templates) if split == "train" else limits.most_evaluated
+        chosen = sorted(permutation(len(records), task, split)[:most].tolist())
+        found: Any = {"record": [json.dumps(fields(records[row])) for row in chosen], "record_number": chosen}
         return tf.data.Dataset.from_tensor_slices(found)
 
     return seqio.FunctionDataSource(dataset_fn, splits=SPLITS, num_input_examples=dict(sizes), caching_permitted=False)
@@ -78,15 +77,15 @@ def render(
         choosing: whether the examples have answer choices.
 
     Returns:
-        The examples, with `inputs`, `targets` and, where there are, `choices`.
+        The examples, with `inputs`, `targets`, `record_number` and, where there are, `choices`.
     """
     maker = Maker(read(folder)[name], choosing, dict(sequence_length or {}))
     batches: Any = dataset.batch(1024).as_numpy_iterator()
-    records = [json.loads(text) for batch in batches for text in batch["record"]]
-    found = [example for record in records for example in maker.examples(record)]
+    rows = [pair for batch in batches for pair in zip(batch["record_number"], batch["record"], strict=True)]
+    found = [{**example, "record_number": n} for n, text in rows for example in maker.examples(json.loads(text))]
     columns: Any = {
-        feature: tf.constant([example[feature] for example in found], tf.string, (len(found),))
-        for feature in ("inputs", "targets")
+        feature: tf.constant([example[feature] for example in found], kind, (len(found),))
+        for feature, kind in {"inputs": tf.string, "targets": tf.string, "record_number": tf.int32}.items()
     }
     if choosing:
         choices = [example["choices"] for example in found]

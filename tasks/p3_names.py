@@ -49,7 +49,7 @@ def plain(name: str) -> str:
     return re.sub(r"\W+", "_", name)
 
 
-# By the folders of promptsource. Where a split was carved out of a validation set is said in the task files.
+# By the folders of promptsource. docs/tasks.md says which training splits were carved out of validation sets.
 DATA_SETS: dict[str, DataSet] = {
     "ai2_arc/ARC-Challenge": DataSet(
         {"train": 1112, "validation": 297, "test": 1172},

@@ -3,8 +3,9 @@
 Splits are those of the task files: no example of a test split here is a training example there, nor the other way
 round. What has no task file of its own, TriviaQA and Natural Questions, is split here.
 
-Where our source lacks a field it is made again: HellaSwag's contexts are parted as they were, ARC's, OpenBookQA's and
-CommonsenseQA's answers are lettered in their order (ARC has a few with numbers). IMDB has no `<br />`, HellaSwag no
+Where our source lacks a field it is made again: HellaSwag's contexts are parted as they were (all but ten, at the most,
+of the 10,042 of its test split), ARC's, OpenBookQA's and CommonsenseQA's answers are lettered in their order (ARC has a
+few with numbers). IMDB has no `<br />`, HellaSwag no
 `[title]`: our sources had taken them out.
 """
 

@@ -15,8 +15,9 @@ inside of a record's text parts nothing; what a pair of braces gives is cut at 2
 and the filters `choice` and `most_frequent`.
 
 Ours: `choice` draws by a hash of template and record, not at random, so that an example is the same in every run. YAML
-may hold plain values and the two tags of promptsource; Jinja reaches no attribute that leads out of its values, changes
-nothing, and multiplies nothing, since `"a" * 10**9` fills the memory. The archive is pinned by its sha256 besides.
+may hold plain values and the two tags of promptsource; Jinja reaches no attribute that leads out of its values, and
+changes nothing. It does not multiply, since `"a" * 10**9` fills the memory. One who means to fill it finds other ways,
+such as `x ~ x` in a loop: what keeps such templates out is the sha256 of the archive, which `wheels` checks.
 """
 
 from __future__ import annotations

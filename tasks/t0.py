@@ -13,7 +13,8 @@ and the example made of it:
     targets    "Yes"
     choices    ["Yes", "No"]
 
-A task is one template over one data set, under P3's own name: `super_glue_boolq_exam`. P3 holds a folder of each task,
+A task is one template over one data set, under P3's own name: `super_glue_boolq_exam`. Results are summed up by data
+set, `super_glue_boolq` (`frozen_jax.templates`). P3 holds a folder of each task,
 as seqio_cache_tasks lays it out: info.SPLIT.json and SPLIT.tfrecord-00000-of-00001. They are looked for in the folders
 of SEQIO_CACHE_DIRS, local or gs://; where that is empty, the hub is asked for the files of the tasks that are read.
 
@@ -35,7 +36,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from frozen_jax import hub
+from frozen_jax import hub, templates
 from frozen_jax.cloud_storage import open_path
 from frozen_jax.errors import UserError
 from frozen_jax.text_metrics import accuracy
@@ -105,10 +106,9 @@ class Source(seqio.FunctionDataSource):
 
     def _examples(self, split: str, shuffle_files: bool) -> tf.data.Dataset:
         del shuffle_files  # the order of training is made behind seqio, see frozen_jax.data
-        info = json.loads(open_path(self._local(f"info.{split}.json")).read_text())
-        if missing := set(TEXTS) - set(info["features"]):
+        features, count = self._info(split)
+        if missing := set(TEXTS) - features:
             raise UserError(f"task {self._task}: the records of {split} have no {', '.join(sorted(missing))}")
-        count = info["num_shards"]
         shards = [self._local(f"{split}.tfrecord-{i:05d}-of-{count:05d}") for i in range(count)]
         for shard in shards:
             _check_is_whole(shard)
@@ -116,9 +116,19 @@ class Source(seqio.FunctionDataSource):
         if split == "train":
             records = records.shard(self._every, self._first)
         fields: dict[str, Any] = {name: tf.io.FixedLenFeature([], tf.string) for name in TEXTS}
-        if "answer_choices" in info["features"]:
+        if "answer_choices" in features:
             fields["answer_choices"] = tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True)
         return records.map(lambda record: _example(tf.io.parse_single_example(record, fields)))
+
+    def _info(self, split: str) -> tuple[set[str], int]:
+        """The features of the records of a split, and in how many files they are."""
+        path = self._local(f"info.{split}.json")
+        try:
+            info = json.loads(open_path(path).read_text())
+            return set(info["features"]), int(info["num_shards"])
+        except (ValueError, KeyError, TypeError) as error:
+            cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(f"task {self._task}: {path} is damaged ({cause}); copy it again") from error
 
     def _local(self, name: str) -> str:
         """A path that TensorFlow can open."""
@@ -194,6 +204,7 @@ def add(data_set: DataSet) -> None:
         data_set: which.
     """
     every = data_set.examples // data_set.rate
+    templates.register(data_set.name, data_set.tasks)
     for i, task in enumerate(data_set.tasks):
         seqio.TaskRegistry.add(
             task,

@@ -47,7 +47,7 @@ def test_nobody_reads_his_own_and_everybody_is_read(size, seed):
 
 @given(st.integers(0, 20))
 def test_across_data_sets_none_stays_within(seed):
-    found = read(controls.swapped(TASKS, "other task", seed))
+    found = read(controls.swapped(TASKS, "other data set", seed))
     mine = {name: {100 + start + i for i in range(4)} for name, start in P3.items()}
     within = {
         "p3.a.one": mine["p3.a.one"] | mine["p3.a.two"],
@@ -58,15 +58,15 @@ def test_across_data_sets_none_stays_within(seed):
     assert all(len(set(tokens)) == 4 for tokens in found.values())
 
 
-def test_strangers_come_from_all_other_data_sets():
+def test_givers_come_from_all_other_data_sets():
     large = [task("p3.a.one", 300), *(task(name, 100, 1000 * i) for i, name in enumerate(["p3.b.one", "p3.c.one"], 1))]
-    found = read(controls.swapped(large, "other task", 0))["p3.a.one"]
+    found = read(controls.swapped(large, "other data set", 0))["p3.a.one"]
     assert {token // 1000 for token in found} == {1, 2}
     assert len(set(found)) == 200  # all in turn, then all once more
 
 
 def test_the_seed_says_who_is_given_whose():
-    for whose in ("same task", "other task"):
+    for whose in ("same task", "other data set"):
         found = [read(controls.swapped(TASKS, whose, seed)) for seed in (0, 0, 1)]
         assert found[0] == found[1] != found[2]
 
@@ -88,9 +88,9 @@ def test_an_encoder_with_the_lms_vocabulary_reads_anothers_inputs():
 @pytest.mark.parametrize(
     ("tasks", "whose", "message"),
     [
-        (TASKS, "others", "encoder_inputs_of is 'others'; choose from 'own', 'same task', 'other task'"),
+        (TASKS, "others", "encoder_inputs_of is 'others'; choose from 'own', 'same task', 'other data set'"),
         ([task(size=1)], "same task", "task task has one example in test: there is none to swap inputs with"),
-        (TASKS[:2], "other task", "all tasks are of the data set p3.a: there is no other to swap inputs with"),
+        (TASKS[:2], "other data set", "all tasks are of the data set p3.a: there is no other to swap inputs with"),
         ([task(), task("b", encoder=False)], "same task", "some tasks have encoder_inputs and some have none"),
     ],
 )

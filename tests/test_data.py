@@ -155,6 +155,23 @@ def test_tasks_of_a_mixture_without_the_split_or_never_drawn_are_left_out():
     assert [t.name for t in data.train_batches("both", LENGTHS, 2, split="validation").tasks] == ["many"]
 
 
+def test_tasks_of_a_mixture_without_any_example_are_left_out_and_named(capsys):
+    def none(dataset):
+        return dataset.take(0)
+
+    for name, steps in {"many": TOKENIZE, "none": [*TOKENIZE, none], "nothing": [*TOKENIZE, none]}.items():
+        add(name, preprocessors=steps)
+    seqio.MixtureRegistry.add("all", ["many", "none", "nothing"], default_rate=1.0)
+    seqio.MixtureRegistry.add("bare", ["none", "nothing"], default_rate=1.0)
+    for pack in (False, True):
+        assert [t.name for t in data.train_tokens("all", {"inputs": 12, "targets": 12}, pack=pack)] == ["many"]
+        said = "all: left out, as they have no examples in the split 'train': none, nothing\n"
+        assert capsys.readouterr().err == said
+    for name in ("none", "bare"):
+        with pytest.raises(UserError, match=f"^{name} has no examples in its split 'train'$"):
+            data.train_tokens(name, LENGTHS)
+
+
 def test_seed_fixes_preprocessors_that_draw_random_numbers():
     @seqio.map_over_dataset(num_seeds=1)
     def noise(example, seed):

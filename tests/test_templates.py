@@ -32,6 +32,14 @@ def test_the_data_set_of_a_task(task, data_set):
     assert templates.are_among(["imdb", task]) == (task != data_set)
 
 
+def test_a_task_may_say_its_data_set_whatever_its_name(monkeypatch):
+    monkeypatch.setattr(templates, "_REGISTERED", {})
+    templates.register("cos_e_v1.11", ["cos_e_v1.11_rationale", "cos_e_v1.11_explain"])
+    tasks = ["cos_e_v1.11_rationale", "cos_e_v1.12_rationale", "cos_e_v1.11_explain"]
+    assert templates.by_data_set(tasks) == {"cos_e_v1.11": [tasks[0], tasks[2]], "cos_e_v1": [tasks[1]]}
+    assert templates.are_among(tasks[:1])
+
+
 def test_median_and_quartiles_over_templates_and_mean_likelihoods():
     found = templates.merged(of(FOUR[0], ONE, *FOUR[1:]))
     assert list(found) == ["p3.rte", "p3.cb"]

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from frozen_jax import cloud_storage, text_metrics, token_cache
+from frozen_jax import cloud_storage, templates, text_metrics, token_cache
 from frozen_jax.answering import EvalExample, EvalTask, unchanged
 from frozen_jax.batching import Ragged, TaskTokens
 from frozen_jax.errors import UserError
@@ -142,11 +142,24 @@ def test_other_settings_are_refused(made, tmp_path, monkeypatch):
         token_cache.train_tokens(folder, token_cache.made_now("mix", LENGTHS, pack=False))
 
 
-def test_another_size_of_p3_is_refused(made, tmp_path):
-    token_cache.write(tmp_path, made, [tokens()], [])
-    smaller = dataclasses.replace(made, p3_most_examples=10)
-    with pytest.raises(UserError, match=r"was made with p3.most_examples 500000, and 10 is wanted"):
-        token_cache.train_tokens(tmp_path, smaller)
+def test_another_size_of_p3_is_refused_where_there_is_p3(made, tmp_path):
+    token_cache.write(tmp_path / "p3", made, [tokens(), tokens("p3.a.b")], [])
+    token_cache.write(tmp_path / "evaluated", made, [tokens()], [eval_task("p3.a.b")])
+    token_cache.write(tmp_path / "none", made, [tokens(), tokens("p3")], [eval_task()])
+    for name, was in {"most_examples": 500_000, "most_evaluated": 100}.items():
+        other = dataclasses.replace(made, **{f"p3_{name}": 10})
+        for folder in ("p3", "evaluated"):
+            with pytest.raises(UserError, match=rf"was made with p3.{name} {was}, and 10 is wanted"):
+                token_cache.train_tokens(tmp_path / folder, other)
+        assert len(token_cache.train_tokens(tmp_path / "none", other)) == 2
+
+
+def test_the_data_set_of_a_task_is_known_where_no_module_says_it(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(templates, "_REGISTERED", {"sst2_v1.1_said": "sst2_v1.1"})
+    token_cache.write(tmp_path, made, [], [eval_task("sst2_v1.1_said"), eval_task("p3.a.b"), eval_task("plain")])
+    monkeypatch.setattr(templates, "_REGISTERED", {})
+    names = [task.name for task in token_cache.eval_tasks(tmp_path, made, "test")]
+    assert [templates.data_set_of(name) for name in names] == ["sst2_v1.1", "p3.a", "plain"]
 
 
 def test_what_an_encoder_reads_is_read_again(made, tmp_path, monkeypatch):

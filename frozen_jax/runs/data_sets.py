@@ -126,7 +126,7 @@ class DataSets:
             name, value = first_metric(result)
             low, high = (result.nats_interval if name == LOSS else result.intervals.get(name)) or ("", "")
             data_set = templates.data_set_of(result.task)
-            template = result.task.removeprefix(f"{data_set}.")
+            template = result.task.removeprefix(data_set)[1:] or result.task
             row = [subject.row, subject.module, subject.seed, data_set, template, result.split, result.examples]
             nats = [result.nats_per_token, result.nats_per_example]
             writer.writerow([*row, name, value, low, high, *nats, result.majority_rate])

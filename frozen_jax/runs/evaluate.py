@@ -43,7 +43,7 @@ def evaluate_module(
         tasks: of the ledger: tasks or mixtures, or {name: feature lengths}; None is the job's.
         methods: classes of the modules' methods beside the job's own: [@PromptTuning, @FineTuning].
         encoder_inputs_of: whose inputs the encoder of a method reads: each example's "own", or as a control those of
-            another one of the "same task" or an "other task", see `controls.swapped`. Predictions then go to
+            another one of the "same task" or an "other data set", see `controls.swapped`. Predictions then go to
             MODEL_DIR/predictions_same_task and the like; give a ledger another MODEL_DIR.
         held_out: of the ledger: data sets that nothing was trained on, for tables of their own.
         averaged: of the ledger: the data sets over which figures are averaged; None is all.

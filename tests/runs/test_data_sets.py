@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from frozen_jax import templates
 from frozen_jax.errors import UserError
 from frozen_jax.evaluation import PerExample, TaskResult
 from frozen_jax.runs.data_sets import DataSets, Layout
@@ -155,6 +156,15 @@ def test_every_template_is_in_the_csv_file():
         "majority": "0.5",
     }
     assert (rows[5]["metric"], rows[5]["value"], rows[5]["low"]) == ("nats_per_token", "-8.0", "-9.0")
+
+
+def test_names_of_templates_need_no_dot(monkeypatch):
+    monkeypatch.setattr(templates, "_REGISTERED", {})
+    templates.register("cos_e_v1.11", ["cos_e_v1.11_rationale"])
+    figures = [figure(FROZEN, name, -1.0) for name in ("cos_e_v1.11_rationale", "p3.rte.a", "imdb")]
+    rows = csv.DictReader(io.StringIO(DataSets(figures, Layout()).csv()))
+    names = [(row["data set"], row["template"]) for row in rows]
+    assert names == [("cos_e_v1.11", "rationale"), ("p3.rte", "a"), ("imdb", "imdb")]
 
 
 def test_the_picture_has_a_column_a_data_set():

@@ -284,7 +284,7 @@ def test_swapped_prompts_are_figures_of_their_own(id_pt, counted, monkeypatch):
     monkeypatch.setitem(modules_of_tiny.TASKS, "other", [other])
     settings = {"modules": [id_pt.model_dir], "tasks": ["text", "other"]}
     found, known = {}, set()
-    for whose in ("own", "same task", "other task"):
+    for whose in ("own", "same task", "other data set"):
         evaluate_module(id_pt, "test", encoder_inputs_of=whose, **settings)
         figures = json.loads((id_pt.directory / "ledger.json").read_text())["figures"]
         for figure in (figures[key] for key in figures.keys() - known):
@@ -310,4 +310,4 @@ def test_a_module_is_evaluated_with_swapped_prompts(id_pt):
     assert [line["inputs"] for line in own] == [line["inputs"] for line in swapped]
     assert [line["target_score"] for line in own] != [line["target_score"] for line in swapped]
     with pytest.raises(UserError, match="all tasks are of the data set text"):
-        evaluate_module(job, "test", encoder_inputs_of="other task")
+        evaluate_module(job, "test", encoder_inputs_of="other data set")

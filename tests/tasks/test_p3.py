@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import re
+import sys
 from pathlib import Path
 
 import gin
@@ -17,7 +18,8 @@ from tasks import arrow, hellaswag, imdb, p3, p3_examples, p3_records, p3_templa
 from tasks.p3_names import DATA_SETS, plain
 from tasks.splits import SPLITS, normalize
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "p3" / "renderings.json"
+ROOT = Path(__file__).parents[2]
+FIXTURE = ROOT / "tests" / "fixtures" / "p3" / "renderings.json"
 LENGTHS = {"inputs": 96, "targets": 32}
 every_data_set = pytest.mark.parametrize("name", DATA_SETS)
 on_text = pytest.mark.wheels
@@ -33,6 +35,18 @@ def records(name, split):
 def most():
     yield functools.partial(gin.bind_parameter, "p3.most_examples")
     gin.clear_config()
+
+
+@pytest.fixture
+def most_evaluated():
+    yield functools.partial(gin.bind_parameter, "p3.most_evaluated")
+    gin.clear_config()
+
+
+def table(page, title):
+    """The cells of a table of docs/, without its head."""
+    lines = (ROOT / "docs" / page).read_text().partition(f"| {title} |")[2].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 # Tasks and mixtures.
@@ -95,6 +109,34 @@ def test_a_knob_that_is_no_number_is_refused(most, wrong):
     most(wrong)
     with pytest.raises(UserError, match=f"p3.most_examples is {wrong!r}; give a whole number of examples, at least 1"):
         data.task_rates("p3_train")
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, "many"])
+def test_nor_one_of_evaluation(most_evaluated, wrong):
+    most_evaluated(wrong)
+    with pytest.raises(UserError, match=f"p3.most_evaluated is {wrong!r}; give a whole number of examples, at least 1"):
+        data.task_rates("p3_train")
+
+
+def test_docs_say_where_the_training_split_of_each_data_set_is_from():
+    found = {row[0]: row[1:] for row in table("tasks.md", "data set")}
+    assert list(found) == [f"p3.{plain(name)}" for name in DATA_SETS]
+    mixtures = {"p3_4": p3.FOUR, "p3_8": p3.EIGHT, "p3_train": p3.TRAIN, "p3_held_out": p3.HELD_OUT}
+    for name, listed in DATA_SETS.items():
+        templates, ranked, train, records, where = found[f"p3.{plain(name)}"]
+        assert (int(templates), int(ranked)) == (len(listed.templates), len(listed.ranked)), name
+        assert records == " / ".join(f"{size:,}" for size in listed.sizes.values()), name
+        assert where == ", ".join(f"`{mixture}`" for mixture, members in mixtures.items() if name in members), name
+        assert (train == "carved out of the validation set") == is_carved(name), name
+
+
+def is_carved(name):
+    """What the task file says that the records come from."""
+    reader = p3_records.SOURCES[name].records
+    module = sys.modules[getattr(reader, "func", reader).__module__]
+    if module is p3_records:  # it reads these itself, the open ones out of validation sets
+        return not name.startswith("ai2_arc")
+    return "CARVED OUT OF THAT" in module.__doc__
 
 
 # The archives.
@@ -185,7 +227,7 @@ def test_hellaswag_is_parted_as_it_was():
 @on_text
 def test_seqio_gives_the_examples_with_their_choices():
     (task,) = data.eval_tasks("p3.glue_sst2.said", LENGTHS, "test")
-    assert (task.split_size, task.predict_metrics) == (p3_examples.EVALUATED, [accuracy])
+    assert (task.split_size, task.predict_metrics) == (100, [accuracy])
     for example in task.examples:
         assert example.inputs_text.startswith('Someone just said to me "')
         assert example.inputs_text.endswith("Do you think they are sad or happy?")
@@ -213,6 +255,35 @@ def test_a_template_trains_on_a_fixed_sample_of_its_own(most):
 
 
 @on_text
-def test_a_template_without_examples_in_a_sample_is_no_error(most):
-    most(1)
-    assert [len(tokens) for tokens in data.train_tokens("p3_glue_mrpc", LENGTHS)] == pytest.approx([1] * 7, abs=1)
+def test_equal_numbers_of_examples_of_two_templates_are_the_same_record():
+    wanted = [record["sentence"].strip() for record in records("glue/sst2", "test")]
+    shown = {}
+    for name in ("said", "review"):
+        (task,) = data.eval_tasks(f"p3.glue_sst2.{name}", LENGTHS, "test", max_examples=80)
+        shown[name] = {example.index for example in task.examples}
+        assert len(shown[name]) == 80
+        for example in task.examples:
+            assert wanted[example.index] in example.inputs_text
+    assert shown["said"] != shown["review"]
+    assert shown["said"] & shown["review"]
+
+
+@on_text
+def test_as_much_is_evaluated_as_is_asked_for(most_evaluated):
+    def size():
+        return data.eval_tasks("p3.glue_sst2.said", LENGTHS, "test")[0].split_size
+
+    most_evaluated(7)
+    assert size() == 7
+    most_evaluated(None)
+    assert size() == DATA_SETS["glue/sst2"].sizes["test"] == 262
+
+
+@on_text
+def test_a_template_without_examples_in_a_sample_is_left_out_of_the_mixture(most, capsys):
+    most(1)  # a record a template; the one drawn for this template is no paraphrase, which it would write
+    batches = data.train_batches("p3_glue_mrpc", LENGTHS, 4)
+    empty = "p3.glue_mrpc.generate_sentence"
+    assert sorted([*(task.name for task in batches.tasks), empty]) == sorted(p3.names(["glue/mrpc"]))
+    assert f"left out, as they have no examples in the split 'train': {empty}\n" in capsys.readouterr().err
+    assert batches.batch(0).inputs.shape[0] == 4

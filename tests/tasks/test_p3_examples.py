@@ -103,7 +103,8 @@ def test_a_shortened_record_keeps_what_is_no_text():
 def through_seqio(monkeypatch, records, lengths=None):
     template = Template("id", "name", "{{text}}? ||| {{ answer_choices[0] }}", "{{ all | join('|||') }}", None)
     monkeypatch.setattr(p3_examples, "read", lambda folder: {"name": template} if folder == "a/b" else {})
-    dataset = tf.data.Dataset.from_tensor_slices({"record": [json.dumps(record) for record in records]})
+    columns = {"record": [json.dumps(record) for record in records], "record_number": [7, 8, 30][: len(records)]}
+    dataset = tf.data.Dataset.from_tensor_slices(columns)
     return p3_examples.render(dataset, lengths, folder="a/b", name="name", choosing=True)
 
 
@@ -114,6 +115,7 @@ def test_seqio_gets_any_number_of_choices(monkeypatch):
         ("Up é?", b"x", [b"x", b"y"]),
         ("w w w?", b"a", [b"a", b"b", b"c"]),
     ]
+    assert [row["record_number"] for row in found] == [7, 30]
 
 
 def test_seqio_gets_no_examples_where_all_are_left_out(monkeypatch):

@@ -1,5 +1,6 @@
 """T0's mixtures on tiny folders in P3's own format: their members, as text, in batches, from a folder and the hub."""
 
+import itertools
 import json
 import pathlib
 import types
@@ -10,7 +11,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from frozen_jax import answering, data, hub
+from frozen_jax import answering, data, hub, templates
 from frozen_jax.errors import UserError
 from frozen_jax.evaluation import judge
 from tasks import t0
@@ -89,6 +90,11 @@ def test_tasks_have_the_names_of_p3():
         "dbpedia_14_given_a_choice_of_categories_",
     }
     assert all(f"{row.name}_" == task[: len(row.name) + 1] for row in t0.DATA_SETS for task in row.tasks)
+
+
+def test_results_are_summed_up_by_data_set():
+    tasks = [task for row in t0.DATA_SETS for task in row.tasks]
+    assert templates.by_data_set(tasks) == {row.name: row.tasks for row in t0.DATA_SETS}
 
 
 def test_rates_are_examples_and_what_is_large_is_shared_by_its_templates():
@@ -171,6 +177,10 @@ def test_mistakes_are_said_in_one_line(p3):
     t0.files.cache_clear()
     write(p3, BOOLQ, "train", [("one", "yes")], features={name: FEATURES[name] for name in ("inputs", "targets")})
     refused(f"{BOOLQ}: the records of train have no inputs_pretokenized, targets_pretokenized")
+    info = p3 / BOOLQ / "info.train.json"
+    for damaged in ('{"num_sh', "[]", "{}", '{"features": {}}', '{"features": 1, "num_shards": 1}', "\x00"):
+        info.write_text(damaged)
+        refused(rf"{BOOLQ}: {info} is damaged \(\w+: .*\); copy it again$")
     write(p3, BOOLQ, "train", [("one", "yes"), ("two", "no")], shards=2)
     t0.files.cache_clear()
     shard = p3 / BOOLQ / "train.tfrecord-00001-of-00002"
@@ -183,23 +193,32 @@ def test_mistakes_are_said_in_one_line(p3):
 
 @pytest.fixture
 def the_hub(p3, monkeypatch):
-    """A hub that holds the folder data, and what was downloaded from it; no SEQIO_CACHE_DIRS."""
-    downloaded = []
+    """A hub that holds the folder data, and what was downloaded from it; no SEQIO_CACHE_DIRS.
 
-    def download(hub_id, file, *, repo_type):
-        assert (hub_id, repo_type) == ("bigscience/P3", "dataset")
+    Its main branch moves on whenever it is asked about, so that only the first commit may be read.
+    """
+    downloaded, asked = [], itertools.count()
+
+    def info(hub_id):
+        assert hub_id == "bigscience/P3"
+        return types.SimpleNamespace(sha=f"commit {next(asked)}")
+
+    def download(hub_id, file, *, repo_type, revision):
+        assert (hub_id, repo_type, revision) == ("bigscience/P3", "dataset", "commit 0")
         downloaded.append(file)
         return str(p3.parent / file)
 
-    def listing(hub_id, *, repo_type):
-        assert (hub_id, repo_type) == ("bigscience/P3", "dataset")
+    def listing(hub_id, *, repo_type, revision):
+        assert (hub_id, repo_type, revision) == ("bigscience/P3", "dataset", "commit 0")
         return ["README.md", "P3.py", *(str(path.relative_to(p3.parent)) for path in p3.glob("*/*"))]
 
     monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [])
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda: types.SimpleNamespace(list_repo_files=listing))
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi", lambda: types.SimpleNamespace(list_repo_files=listing, dataset_info=info)
+    )
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     yield downloaded
-    for cached in (t0.files, hub.data_files):
+    for cached in (t0.files, hub.data_files, hub.data_commit):
         cached.cache_clear()
 
 
