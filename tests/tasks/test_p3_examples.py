@@ -124,5 +124,6 @@ def test_seqio_gets_no_examples_where_all_are_left_out(monkeypatch):
     assert {name: (spec.dtype, spec.shape.rank) for name, spec in dataset.element_spec.items()} == {
         "inputs": (tf.string, 0),
         "targets": (tf.string, 0),
+        "record_number": (tf.int32, 0),
         "choices": (tf.string, 1),
     }
