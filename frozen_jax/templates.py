@@ -18,6 +18,7 @@ import numpy as np
 from frozen_jax.evaluation import TaskResult
 
 LOSS = "nats_per_token"
+LOSS_TITLE = "nats per token"
 
 
 def data_set_of(task: str) -> str:

@@ -149,6 +149,7 @@ class InputDependentPromptTuning(Method):
             seed: of everything random here.
         """
         super().__init__(lm)
+        self.settings = (("heads", heads),)
         self.encoder = lm if encoder is None or (share_weights and _same_weights(encoder, lm)) else encoder
         rngs = nnx.Rngs(seed)
         if encoder_prompt_length:
