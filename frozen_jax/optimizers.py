@@ -41,7 +41,7 @@ def clipped(
 
 @gin.configurable
 def by_path(
-    optimizers: Sequence[tuple[str, optax.GradientTransformation]] = gin.REQUIRED,
+    optimizers: Sequence[tuple[str, Any]] = gin.REQUIRED,
 ) -> optax.GradientTransformation:
     """Gives parameters optimizers of their own: a prompt wants steps that a kernel would not survive.
 
@@ -49,8 +49,12 @@ def by_path(
         optimizers: (regular expression, optimizer); the first that matches the whole path of a parameter has it.
 
     Raises:
-        UserError: when the optimizer is started, if a parameter matches none of them.
+        UserError: for something that is no pair of these; when the optimizer is started, if a parameter matches none.
     """
+    for pair in optimizers:
+        if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], optax.GradientTransformation):
+            wanted = "('.*', @optax.adamw()), brackets included"
+            raise UserError(f"by_path.optimizers: {pair!r} is no pair like {wanted}")
 
     def labels(parameters: dict[str, Any]) -> dict[str, int]:
         return {path: _first_match(path, [pattern for pattern, _ in optimizers]) for path in parameters}

@@ -100,10 +100,10 @@ def disk_full():
 @pytest.mark.parametrize("name", tiny.METHODS)
 def test_what_is_restored_is_what_was_saved(tmp_path, name):
     method = tiny.method(name)
-    state, _, description = started(method, optax.adamw(1e-3), seed=0)
+    state, _, description = started(method, tiny.OPTIMIZERS[name](), seed=0)
     with Checkpointer(tmp_path, description) as checkpointer:
         checkpointer.save(2, state)
-    new, _, _ = started(method, optax.adamw(1e-3))
+    new, _, _ = started(method, tiny.OPTIMIZERS[name]())
     again = restored(tmp_path, description, new)
     assert_same_bits(state, again)
     assert jax.tree.structure(state) == jax.tree.structure(again)

@@ -32,3 +32,8 @@ def test_a_parameter_that_nothing_matches():
     optimizer = by_path([("prompt", optax.sgd(0.5))])
     with pytest.raises(UserError, match=r"no pattern of \['prompt'\] matches the trained parameter 'encoder_prompt'"):
         optimizer.init(PARAMETERS)
+
+
+def test_what_is_no_pair_is_named():
+    with pytest.raises(UserError, match=r"is no pair like \('\.\*', @optax\.adamw\(\)\), brackets included"):
+        by_path([("prompt", optax.sgd)])

@@ -12,7 +12,7 @@ from tests import tiny
 
 def _losses(name, mesh, steps=20):
     method = tiny.method(name)
-    optimizer = optax.adafactor(0.1) if name == "prompt_tuning" else optax.adamw(1e-3)
+    optimizer = tiny.OPTIMIZERS[name]()
     state, split = training.start(method, optimizer, mesh)
     step = training.make_train_step(split, state, optimizer)
     losses = []

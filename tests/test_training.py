@@ -33,6 +33,7 @@ def _run(method, optimizer, batches, **options):
     ("name", "optimizer", "steps", "share"),
     [
         ("prompt_tuning", optax.adafactor(1.0, multiply_by_parameter_scale=False), 80, 0.75),
+        ("input_dependent_prompt_tuning", optax.adamw(3e-2), 80, 0.75),
         ("fine_tuning", optax.adamw(1e-2), 30, 0.02),
     ],
 )

@@ -7,6 +7,7 @@ import functools
 
 import jax
 import numpy as np
+import optax
 from flax import nnx
 
 from frozen_jax.lm.t5 import T5, T5Config
@@ -14,6 +15,7 @@ from frozen_jax.methods.base import Method
 from frozen_jax.methods.fine_tuning import FineTuning
 from frozen_jax.methods.input_dependent_prompt_tuning import InputDependentPromptTuning
 from frozen_jax.methods.prompt_tuning import PromptTuning
+from frozen_jax.optimizers import by_path, clipped
 from frozen_jax.prompts import sampled_vocabulary
 from frozen_jax.types import Batch
 
@@ -47,6 +49,15 @@ METHODS = {
     "prompt_tuning": prompt_tuning,
     "input_dependent_prompt_tuning": input_dependent_prompt_tuning,
     "fine_tuning": lambda: FineTuning(t5()),
+}
+
+
+OPTIMIZERS = {  # as in gin/methods
+    "prompt_tuning": lambda: optax.adafactor(0.1),
+    "input_dependent_prompt_tuning": lambda: clipped(
+        by_path([("(encoder_)?prompt", optax.adafactor(0.1)), (".*", optax.adamw(1e-3))])
+    ),
+    "fine_tuning": lambda: optax.adamw(1e-3),
 }
 
 

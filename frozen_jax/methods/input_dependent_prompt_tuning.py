@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
+from frozen_jax.errors import UserError
 from frozen_jax.freezing import Rules
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.lm.layers import Attention, Dense, GatedMLP, RMSNorm, mask_bias, scan_layers, stack_layers
@@ -133,8 +134,8 @@ class InputDependentPromptTuning(Method):
 
         Args:
             lm: the frozen LM.
-            encoder: the frozen LM that reads [p' ; x]; None is `lm` itself. Where its vocabulary is not that of `lm`,
-                x comes in it as well, as `encoder_inputs`.
+            encoder: the frozen LM that reads [p' ; x]; None is `lm` itself, loaded once. Where its vocabulary is not
+                that of `lm`, x comes in it as well, as `encoder_inputs`.
             length: P, how many vectors p(x) has.
             encoder_prompt_length: P' of p'; 0 is none.
             width: W of the latents.
@@ -147,8 +148,15 @@ class InputDependentPromptTuning(Method):
             share_weights: let `lm` be the encoder where the given one holds the same weights, so that memory holds them
                 once. False keeps a copy, which freezing rules of one's own may then train.
             seed: of everything random here.
+
+        Raises:
+            UserError: for a size that is not positive.
         """
         super().__init__(lm)
+        if min(length, width, heads, head_dim, mlp_dim) < 1 or min(blocks, encoder_prompt_length) < 0:
+            raise UserError(
+                "InputDependentPromptTuning: blocks and encoder_prompt_length may be 0, no size is negative"
+            )
         self.settings = (("heads", heads),)
         self.encoder = lm if encoder is None or (share_weights and _same_weights(encoder, lm)) else encoder
         rngs = nnx.Rngs(seed)
@@ -202,4 +210,6 @@ def _width(lm: LanguageModel) -> int:
 
 
 def _rms_of_embeddings(lm: LanguageModel) -> Float[Array, ""]:
-    return jnp.sqrt(jnp.mean(lm.embed(jnp.arange(_COMMON_TOKENS)).astype(jnp.float32) ** 2))
+    vocabulary = jax.eval_shape(lambda: lm.unembed(lm.embed(jnp.zeros((1,), jnp.int32)))).shape[-1]
+    common = lm.embed(jnp.arange(min(_COMMON_TOKENS, vocabulary)))
+    return jnp.sqrt(jnp.mean(common.astype(jnp.float32) ** 2))

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from frozen_jax import controls, text_files, token_cache
+from frozen_jax import controls, gin_config, text_files, token_cache
 from frozen_jax.answering import EvalTask
 from frozen_jax.batching import ENCODER_INPUTS, LENGTH_WINDOW, Batches, TaskTokens, Tokens, all_buckets
+from frozen_jax.errors import UserError
 from frozen_jax.runs.environment import import_data
 from frozen_jax.tokenizer import encoder_tokenizer, lm_tokenizer
 
@@ -57,6 +58,18 @@ class TaskData:
     cache_dirs: list[str] | tuple[str, ...] = ()
     eval_examples: int | None = None
     encoder_text: str | None = None
+
+    def __post_init__(self) -> None:
+        """Looks at settings that would be passed over in silence.
+
+        Raises:
+            UserError: for an encoder's tokenizer that nothing would be tokenized with.
+        """
+        bound = gin_config.bound_to("encoder_tokenizer").get("source")
+        if bound is not None and ENCODER_INPUTS not in self.task_feature_lengths and self.encoder_text is None:
+            raise UserError(
+                f"encoder_tokenizer.source is {bound!r}, but TASK_FEATURE_LENGTHS gives {ENCODER_INPUTS!r} no length"
+            )
 
     def train_batches(self) -> Batches:
         """Returns the training batches."""

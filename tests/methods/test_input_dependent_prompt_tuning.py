@@ -9,7 +9,9 @@ import pytest
 from flax import nnx
 
 from frozen_jax import freezing
+from frozen_jax.errors import UserError
 from frozen_jax.methods.base import parameter_count
+from frozen_jax.training import loss_sum
 from frozen_jax.types import EncoderInputs
 from tests import tiny
 
@@ -104,6 +106,8 @@ def test_the_first_prompts_look_like_embeddings(inputs):
     table = lm.token_embedder.embedding[...]
     norms = jnp.linalg.norm(made(lm, width=64).prompts(*inputs), axis=-1)
     assert float(norms.mean()) == pytest.approx(float(jnp.linalg.norm(table, axis=-1).mean()), rel=0.2)
+    lm.token_embedder.embedding[-1] = 1e3 * table[-1]  # one row of a small vocabulary is not read 5,000 times
+    assert float(jnp.linalg.norm(made(lm, width=64).prompts(*inputs), axis=-1).mean()) < 200 * float(norms.mean())
     halved = made(lm, width=64, initial_scale=0.5).prompts(*inputs)
     np.testing.assert_allclose(halved, 0.5 * made(lm, width=64).prompts(*inputs), rtol=1e-4, atol=1e-4)
 
@@ -148,3 +152,23 @@ def test_writing_and_scoring_read_the_same_prompts():
 def test_nothing_is_computed_to_count_parameters():
     method = nnx.eval_shape(functools.partial(made, tiny.t5()))
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(method.generator)))
+
+
+@pytest.mark.parametrize("wrong", [{"length": 0}, {"blocks": -1}, {"encoder_prompt_length": -2}])
+def test_sizes_that_are_none(wrong):
+    with pytest.raises(UserError, match="only blocks and encoder_prompt_length may be 0, and none negative"):
+        made(**wrong)
+
+
+def test_bfloat16_weights_and_float32_prompts():
+    """As on accelerators: both passes, and the trained parameters stay in float32."""
+    lm = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), nnx.state(tiny.t5(dtype="bfloat16")))
+    half = nnx.merge(nnx.graphdef(tiny.t5(dtype="bfloat16")), lm)
+    method, batch = made(half, add_static=True), tiny.batch(rows=4)
+    graphdef, trained, frozen = freezing.split(method, freezing.trainable_mask(method, method.rules))
+    value, gradients = jax.value_and_grad(loss_sum, has_aux=True)(
+        trained, frozen, graphdef, batch, jax.random.key(0), 0.0
+    )
+    assert np.isfinite(value[0])
+    assert {array.dtype for array in gradients.values()} == {jnp.dtype("float32")}
+    assert all(float(jnp.abs(array).max()) > 0 for array in gradients.values())
