@@ -201,7 +201,7 @@ class Rows:
             The rows of the results, in the order of the examples.
         """
         inputs = [example.inputs for example in examples]
-        again = [example.encoder_inputs for example in examples]
+        encoder_inputs = [example.encoder_inputs for example in examples]
         found: list[Any] = [None] * len(inputs)
         buckets = self._checked_buckets(max(map(len, inputs)))
         with tqdm(total=len(inputs), desc=f"{verb} {self._task}", unit="row", disable=None) as bar:
@@ -210,7 +210,7 @@ class Rows:
                 filled = [*rows, *rows[:1] * (size - len(rows))]  # what the repeated row says is dropped
                 width = bucket_of(len(inputs[rows[0]]), buckets)
                 tokens, lengths = self._padded([inputs[row] for row in filled], width)
-                read = {"inputs_lengths": lengths, **_encoder_inputs([again[row] for row in filled])}
+                read = {"inputs_lengths": lengths, **_encoder_inputs([encoder_inputs[row] for row in filled])}
                 results = np.asarray(call(filled, tokens, **read))
                 for row, result in zip(rows, results, strict=False):
                     found[row] = result

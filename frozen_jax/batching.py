@@ -279,8 +279,10 @@ class Batches:
         rows = self.rows(number)
         inputs, inputs_mask = self._padded("inputs", rows)
         targets, targets_mask = self._padded("targets", rows)
-        again = EncoderInputs(*self._padded(ENCODER_INPUTS, rows)) if ENCODER_INPUTS in self._buckets else None
-        return Batch(inputs, inputs_mask, targets, _weights(targets_mask), self._segments(rows), again)
+        encoder_inputs = None
+        if ENCODER_INPUTS in self._buckets:
+            encoder_inputs = EncoderInputs(*self._padded(ENCODER_INPUTS, rows))
+        return Batch(inputs, inputs_mask, targets, _weights(targets_mask), self._segments(rows), encoder_inputs)
 
     def iterate(self, start: int = 0, prefetch: int = 2) -> Prefetched:
         """The batches from a position on, made ahead of time by a thread.

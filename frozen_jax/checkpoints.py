@@ -3,7 +3,7 @@
     MODEL_DIR/checkpoints/STEP/     the latest states, to resume from
     MODEL_DIR/best/STEP/            the state with the best validation metric, to use
         state/                      orbax: trained parameters, optimizer state, step (= data position)
-        description/metadata        JSON: method, LM name and fingerprint, seed, gin config, parameter shapes, metric
+        description/metadata        JSON: method and settings, LM name and fingerprint, seed, gin config, shapes, metric
 
 Orbax writes a step into a temporary folder and renames it when it is whole; on `gs://`, which has no folders to rename,
 it writes `commit_success.txt` into it last. So a kill or a full disk costs the step that was being saved and no other.
@@ -36,16 +36,38 @@ _LATEST = "checkpoints"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
-def describe(method: nnx.Module, trained: Mapping[str, Any], *, seed: int, gin_config: str = "") -> dict[str, Any]:
-    """Returns the JSON description that goes into every checkpoint of a run."""
+def describe(
+    method: nnx.Module,
+    trained: Mapping[str, Any],
+    *,
+    seed: int,
+    gin_config: str = "",
+    encoder_text: str | None = None,
+) -> dict[str, Any]:
+    """Returns the JSON description that goes into every checkpoint of a run.
+
+    Args:
+        method: around a frozen LM.
+        trained: path → parameter.
+        seed: of the training.
+        gin_config: that makes the run again.
+        encoder_text: what the method's encoder read in place of every example's inputs.
+    """
     return {
         "format": FORMAT,
         "method": type(method).__name__,
+        "settings": _settings(method),
         "frozen_lms": frozen_lms(method),
         "seed": seed,
+        "encoder_text": encoder_text,
         "trained": {path: list(array.shape) for path, array in trained.items()},
         "gin_config": gin_config,
     }
+
+
+def _settings(model: nnx.Module) -> dict[str, Any]:
+    """Of a method; a frozen LM has none."""
+    return dict(getattr(model, "settings", ()))
 
 
 def frozen_lms(method: nnx.Module) -> dict[str, dict[str, str]]:
@@ -229,10 +251,13 @@ def _are_lms(found: Any) -> bool:
 
 _DESCRIBED: dict[str, Callable[[Any], bool]] = {
     "method": lambda found: isinstance(found, str),
+    "settings": lambda found: isinstance(found, dict),
     "seed": lambda found: isinstance(found, int),
+    "encoder_text": lambda found: isinstance(found, str | None),
     "frozen_lms": lambda found: _are_lms(found) and bool(found),
     "trained": _are_shapes,
 }
+_DEFAULTS = {"settings": {}, "encoder_text": None}  # of descriptions from before there were such
 
 
 def read_description(checkpoint: epath.PathLike) -> dict[str, Any]:
@@ -243,7 +268,7 @@ def read_description(checkpoint: epath.PathLike) -> dict[str, Any]:
     """
     folder = epath.Path(checkpoint)
     with _reading(folder):
-        found = json.loads((folder / "description" / "metadata").read_text())
+        found = _DEFAULTS | json.loads((folder / "description" / "metadata").read_text())
         if found["format"] != FORMAT:
             raise ValueError(f"its description has format {found['format']}; this version reads {FORMAT}")
         for key, fits in _DESCRIBED.items():
@@ -279,10 +304,12 @@ def find_beside(path: epath.PathLike, model: nnx.Module) -> tuple[epath.Path, di
     """Returns the saved step that a path means and its description, if it was trained beside the LM in `model`.
 
     Raises:
-        UserError: if there is no checkpoint, its description is damaged, or it belongs to another LM.
+        UserError: if there is no checkpoint, its description is damaged, or it belongs to another LM or to a method of
+            other settings.
     """
     step = find(path)
     description = read_description(step)
+    _check_settings(step, description["settings"], _settings(model))
     _check_lms(step, description["frozen_lms"], frozen_lms(model))
     return step, description
 
@@ -298,7 +325,7 @@ def load_trained(path: epath.PathLike, model: nnx.Module) -> dict[str, Shaped[np
         path → array, on the host.
 
     Raises:
-        UserError: if there is no checkpoint, it is damaged, or it belongs to another LM.
+        UserError: if there is no checkpoint, it is damaged, or it belongs to another LM or a method of other settings.
     """
     step, description = find_beside(path, model)
     with _reading(step):
@@ -343,13 +370,20 @@ def _bytes_in(path: epath.Path) -> int:
 
 def _check_same(directory: epath.Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     _check_lms(directory, found["frozen_lms"], wanted["frozen_lms"])
-    differences = [(key, found[key], wanted[key]) for key in ("method", "seed")]
+    _check_settings(directory, found["settings"], wanted["settings"])
+    differences = [(key, found[key], wanted[key]) for key in ("method", "seed", "encoder_text")]
     shapes = [{name: tuple(shape) for name, shape in described["trained"].items()} for described in (found, wanted)]
     names = sorted(shapes[0].keys() | shapes[1].keys())
     differences += [(name, *(tree.get(name, "absent") for tree in shapes)) for name in names]
     for what, was, now in differences:
         if was != now:
             raise UserError(f"{directory}: holds a run with {what} {was}, not {now}; use another MODEL_DIR")
+
+
+def _check_settings(path: epath.Path, found: Mapping[str, Any], held: Mapping[str, Any]) -> None:
+    for name in sorted(found.keys() & held.keys()):
+        if found[name] != held[name]:
+            raise UserError(f"{path}: holds a module with {name} = {found[name]!r}; the method has {held[name]!r}")
 
 
 def _check_lms(path: epath.Path, found: Mapping[str, Any], held: Mapping[str, Any]) -> None:

@@ -143,6 +143,21 @@ def read_metrics(directory: epath.PathLike) -> list[dict[str, Any]]:
     return [json.loads(line) for line in _lines_before(file, sys.maxsize)]
 
 
+def read_evaluations(directory: epath.PathLike) -> list[dict[str, Any]]:
+    """Returns the validation metrics of a run, each line with its "step".
+
+    Args:
+        directory: the run's folder, local or gs://.
+
+    Raises:
+        UserError: if it has no metrics.jsonl, or was never evaluated.
+    """
+    found = [line for line in read_metrics(directory) if line["kind"] == "eval"]
+    if not found:
+        raise UserError(f"{directory}: its {_FILE} has no evaluations; train with EVAL_PERIOD")
+    return found
+
+
 def _lines_before(file: epath.Path, step: int) -> list[str]:
     """The lines of an earlier run up to `step`; a last line cut short by a kill is dropped."""
     lines = []

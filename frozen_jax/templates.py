@@ -21,6 +21,7 @@ import numpy as np
 from frozen_jax.evaluation import TaskResult
 
 LOSS = "nats_per_token"
+LOSS_TITLE = "nats per token"
 _REGISTERED: dict[str, str] = {}  # task → data set
 
 

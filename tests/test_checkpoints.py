@@ -169,19 +169,24 @@ def test_a_description_says_what_a_run_was(tmp_path):
         def __init__(self, lm, reader):
             super().__init__(lm)
             self.reader = reader
+            self.settings = (("heads", 4),)
 
     method = Two(tiny.t5(1), tiny.t5(2))
-    description = describe(method, {"prompt": np.zeros((5, 16))}, seed=3, gin_config="train.train_steps = 1\n")
+    description = describe(
+        method, {"prompt": np.zeros((5, 16))}, seed=3, gin_config="train.train_steps = 1\n", encoder_text="a"
+    )
     with Checkpointer(tmp_path, description) as checkpointer:
         checkpointer.save(1, {"trained": {"prompt": np.zeros((5, 16), np.float32)}})
     assert checkpoints.read_description(tmp_path / "checkpoints" / "1") == {
         "format": 1,
         "method": "Two",
+        "settings": {"heads": 4},
         "frozen_lms": {
             "lm": {"name": "tiny-1", "fingerprint": "fingerprint of tiny-1"},
             "reader": {"name": "tiny-2", "fingerprint": "fingerprint of tiny-2"},
         },
         "seed": 3,
+        "encoder_text": "a",
         "trained": {"prompt": [5, 16]},
         "gin_config": "train.train_steps = 1\n",
     }
@@ -412,6 +417,8 @@ def harm(file, damage):
         ({"trained": {"prompt": [-5, 16]}}, "its description says trained is"),
         ({"trained": {"prompt": 5}}, "its description says trained is"),
         ({"trained": [1]}, r"its description says trained is \[1\]"),
+        ({"settings": [["heads", 2]]}, "its description says settings is"),
+        ({"encoder_text": 5}, "its description says encoder_text is 5"),
         ({"seed": "0"}, "its description says seed is '0'"),
         ({"format": 2}, "its description has format 2; this version reads 1"),
         ({"frozen_lms": {"lm": "T5"}}, "its description says frozen_lms is"),
@@ -425,6 +432,26 @@ def test_a_description_that_does_not_fit_is_refused(tmp_path, change, message):
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(UserError, match=message):
         checkpoints.load_trained(tmp_path, tiny.t5())
+
+
+def test_settings_that_shapes_do_not_tell_are_compared(tmp_path):
+    two, four = ({"heads": heads, "head_dim": 8 // heads} for heads in (2, 4))
+    state, _, description = started(tiny.input_dependent_prompt_tuning(**two))
+    with Checkpointer(tmp_path, description) as checkpointer:
+        checkpointer.save(1, state)
+    other, _, its_description = started(tiny.input_dependent_prompt_tuning(**four))
+    assert its_description["trained"] == description["trained"]
+    with pytest.raises(UserError, match="holds a module with heads = 2; the method has 4"):
+        restored(tmp_path, its_description, other)
+    with pytest.raises(UserError, match="checkpoints/1: holds a module with heads = 2; the method has 4"):
+        checkpoints.load_trained(tmp_path, tiny.input_dependent_prompt_tuning(**four))
+    assert_same_bits(checkpoints.load_trained(tmp_path, tiny.t5()), state.trained)
+    with pytest.raises(UserError, match="holds a run with encoder_text None, not a text; use another MODEL_DIR"):
+        restored(tmp_path, description | {"encoder_text": "a text"}, state)
+    file = tmp_path / "checkpoints" / "1" / "description" / "metadata"
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps({key: stored[key] for key in stored.keys() - {"settings", "encoder_text"}}))
+    assert_same_bits(checkpoints.load_trained(tmp_path, tiny.input_dependent_prompt_tuning(**four)), state.trained)
 
 
 def test_a_claim_of_terabytes_is_refused_before_memory_is_taken(tmp_path, monkeypatch):

@@ -49,6 +49,21 @@ def test_figures_for_choosing_a_checkpoint(results, mean):
     assert {f"{r.task}/nats_per_token": r.nats_per_token for r in results}.items() <= found.items()
 
 
+def test_the_mean_of_templates_is_over_data_sets():
+    """Three data sets whose names have a dot: merged once more they would be one, and the mean its median."""
+    accuracies = {"p3.a.x": 0.1, "p3.a.y": 0.2, "p3.b.x": 0.9, "p3.c.x": 0.3, "p3.c.y": 0.4, "p3.c.z": 0.8}
+    found = {name: result(name, {"accuracy": value}, nats=-10 * value) for name, value in accuracies.items()}
+    table = report.table({"alone": found}).splitlines()
+    assert [cell.strip() for cell in table[5].split("|")[1:-1]] == ["mean", "", "", "0.483", "-5.167", "", ""]
+    assert report.flat(found)["mean"] == pytest.approx((0.15 + 0.9 + 0.4) / 3)
+
+
+def test_a_deviation_needs_two_seeds():
+    assert report.deviation([1.0]) == ""
+    assert report.deviation([1.0, 2.0]) == " ± 0.707"
+    assert report.deviation([1.0, 2.0], 4) == " ± 0.7071"
+
+
 def test_an_evaluated_task_without_metrics():
     plain = task([example(i, f"{5 + i} 7 8", "5 7") for i in range(4)], predict_metrics=[])
     model = FakeModel()

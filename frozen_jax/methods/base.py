@@ -28,11 +28,14 @@ class Method(LanguageModel):
     Attributes:
         lm: the frozen LM, under the path `lm/`.
         rules: which parameters are trained, see `freezing.trainable_mask`; gin may set others for a run.
+        settings: names and values of arguments that the shapes of what is trained do not tell; a checkpoint holds them,
+            and is refused where they are others. A tuple, since it is part of what compiled functions are found by.
         packs: whether several examples may share a row; not where something stands in front of every example.
     """
 
     rules: ClassVar[Rules] = (("lm/.*", "freeze"), (".*", "train"))
     packs: ClassVar[bool] = False
+    settings: tuple[tuple[str, Any], ...] = ()
 
     def __init__(self, lm: LanguageModel) -> None:
         """Holds the LM."""

@@ -157,6 +157,7 @@ class InputDependentPromptTuning(Method):
             raise UserError(
                 "InputDependentPromptTuning: blocks and encoder_prompt_length may be 0, no size is negative"
             )
+        self.settings = (("heads", heads),)
         self.encoder = lm if encoder is None or (share_weights and _same_weights(encoder, lm)) else encoder
         rngs = nnx.Rngs(seed)
         if encoder_prompt_length:

@@ -28,16 +28,16 @@ _AT_ONCE = 1_000_000  # weights of examples
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A figure of a template, sum(above) / sum(below) over its examples, and of a data set.
+    """A figure of a template, sum(numerator) / sum(denominator) over its examples, and of a data set.
 
     Attributes:
-        above: one number an example; empty where it has none.
-        below: the same.
+        numerator: one number an example; empty where it has none.
+        denominator: the same.
         over_templates: `numpy.mean` or `numpy.median`.
     """
 
-    above: Callable[[PerExample], Sequence[float]]
-    below: Callable[[PerExample], Sequence[float]]
+    numerator: Callable[[PerExample], Sequence[float]]
+    denominator: Callable[[PerExample], Sequence[float]]
     over_templates: Callable[..., Float[np.ndarray, "..."]]
 
 
@@ -95,12 +95,12 @@ def paired(
     sides = [_numbers(row, tasks, measure) for row in (first, second)]
     templates = [_examples(first[0], task).index for task in tasks]
     keys, sizes = np.concatenate(templates), [len(index) for index in templates]
-    if any(len(line) != len(keys) for above, _ in sides for line in above):
+    if any(len(line) != len(keys) for numerators, _ in sides for line in numerators):
         return None
     starts = np.cumsum([0, *sizes[:-1]])
 
     def figures(weights: Float[np.ndarray, "K N"]) -> Float[np.ndarray, " K"]:
-        one, other = (_figures(above, below, weights, starts, measure) for above, below in sides)
+        one, other = (_figures(*side, weights, starts, measure) for side in sides)
         return one - other
 
     resampled = [figures(weights) for weights in _weights(keys, starts, sizes, tasks[0], samples)]
@@ -116,14 +116,14 @@ def average(differences: Sequence[Difference]) -> Difference:
 def _numbers(
     row: Seeds, tasks: Sequence[str], measure: Measure
 ) -> tuple[list[Float[np.ndarray, "_"]], Float[np.ndarray, " N"]]:
-    """Above, a line a seed, and below: the templates' examples end to end."""
+    """The numerators, a line a seed, and the denominator: the templates' examples end to end."""
 
     def laid_out(
         numbers: Callable[[PerExample], Sequence[float]], results: Mapping[str, TaskResult]
     ) -> Float[np.ndarray, "_"]:
         return np.concatenate([numbers(_examples(results, task)) for task in tasks]).astype(np.float64)
 
-    return [laid_out(measure.above, results) for results in row], laid_out(measure.below, row[0])
+    return [laid_out(measure.numerator, results) for results in row], laid_out(measure.denominator, row[0])
 
 
 def _examples(results: Mapping[str, TaskResult], task: str) -> PerExample:
@@ -133,15 +133,15 @@ def _examples(results: Mapping[str, TaskResult], task: str) -> PerExample:
 
 
 def _figures(
-    above: Sequence[Float[np.ndarray, " N"]],
-    below: Float[np.ndarray, " N"],
+    numerators: Sequence[Float[np.ndarray, " N"]],
+    denominator: Float[np.ndarray, " N"],
     weights: Float[np.ndarray, "K N"],
     starts: Int[np.ndarray, " templates"],
     measure: Measure,
 ) -> Float[np.ndarray, " K"]:
     """The data set's figure under each line of weights."""
-    wholes = np.add.reduceat(below * weights, starts, axis=-1)
-    ratios = [np.add.reduceat(line * weights, starts, axis=-1) / wholes for line in above]
+    wholes = np.add.reduceat(denominator * weights, starts, axis=-1)
+    ratios = [np.add.reduceat(line * weights, starts, axis=-1) / wholes for line in numerators]
     return np.mean([measure.over_templates(ratio, axis=-1) for ratio in ratios], axis=0)
 
 

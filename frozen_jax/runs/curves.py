@@ -19,14 +19,14 @@ from etils import epath
 
 from frozen_jax import checkpoints, cloud_storage, drawing
 from frozen_jax.errors import UserError
-from frozen_jax.metrics import read_metrics
+from frozen_jax.metrics import read_evaluations, read_metrics
 from frozen_jax.runs import report
-from frozen_jax.runs.collapse import by_width, rows_of
+from frozen_jax.runs.collapse import by_mixture_size, rows_of
 from frozen_jax.runs.curve_picture import Curve, draw_collapse, draw_curves, in_common
 from frozen_jax.runs.modules import Given, by_row, expanded
+from frozen_jax.templates import LOSS_TITLE
 
 _PREFERRED = ("mean_nats_per_token", "mean")  # the first is much the less noisy
-_LOSS = "nats per token"
 _NOTE = (
     "Values are those of the last evaluation that all seeds of a row have, mean ± standard deviation over the seeds. "
     "Examples seen are steps times the batch size, which is examples_per_second times seconds_per_step of the run's "
@@ -73,13 +73,13 @@ def curves(
         directory: where to write, local or gs://.
         runs: {row: its seeds' run folders, or one}, or run folders; "run_{0,1}" is short for "run_0", "run_1".
         metric: of the validation metrics; None is mean_nats_per_token if all runs have it, else mean.
-        collapse: {method: run folders on mixtures of different widths}, for the picture of what is left of a method
+        collapse: {method: run folders on mixtures of different sizes}, for the picture of what is left of a method
             where it serves more data sets.
         alone: run folders of static prompts for one data set each, which that picture compares with.
 
     Raises:
         UserError: for a folder without metrics, evaluations or a checkpoint, an unknown metric, and as
-            `collapse.by_width`.
+            `collapse.by_mixture_size`.
     """
     rows = {row: [_read(path) for path in paths] for row, paths in by_row(runs, "curves.runs").items()}
     measure = _metric([run for found in rows.values() for run in found], metric)
@@ -100,19 +100,16 @@ def curves(
 def _collapse(folder: epath.Path, methods: Mapping[str, str | Sequence[str]], alone: Sequence[str]) -> str:
     """Draws MODEL_DIR/collapse.png and returns what stands about it in curves.md."""
     paths = {method: expanded(given) for method, given in methods.items()}
-    found, reference, averaged = by_width(paths, expanded(alone))
-    cloud_storage.write_whole(folder / "collapse.png", drawing.png(draw_collapse(found, reference, _LOSS)))
-    titles = ["", "averaged data sets", "seeds", _LOSS, "a static prompt for each alone", "difference"]
+    found, reference, averaged = by_mixture_size(paths, expanded(alone))
+    cloud_storage.write_whole(folder / "collapse.png", drawing.png(draw_collapse(found, reference, LOSS_TITLE)))
+    titles = ["", "averaged data sets", "seeds", LOSS_TITLE, "a static prompt for each alone", "difference"]
     picture = "![Methods against the number of data sets in their mixture](collapse.png)"
     return f"\n## Wider mixtures\n\n{picture}\n\n{report.markdown(titles, rows_of(found, reference, averaged))}\n"
 
 
 def _read(path: str) -> _Run:
-    lines = read_metrics(path)
-    steps = [line for line in lines if line["kind"] == "train"]
-    evaluations = [line for line in lines if line["kind"] == "eval"]
-    if not evaluations:
-        raise UserError(f"{path}: its metrics.jsonl has no evaluations; train with EVAL_PERIOD")
+    evaluations = read_evaluations(path)
+    steps = [line for line in read_metrics(path) if line["kind"] == "train"]
     sizes = {round(line["examples_per_second"] * line["seconds_per_step"]) for line in steps}
     if len(sizes) != 1:
         what = f"batches of {', '.join(map(str, sorted(sizes)))} examples" if sizes else "no training steps"
@@ -145,12 +142,8 @@ def _cells(row: str, runs: Sequence[_Run], found: Sequence[Curve]) -> list[str]:
     seen, values = max(common.items())
     seconds = statistics.fmean(seen / run.batch_size * run.seconds_per_step for run in runs)
     trained = " or ".join(dict.fromkeys(f"{run.trained:,}" for run in runs))
-    return [str(len(runs)), f"{seen:,}", _with_deviation(values), _duration(seconds), trained]
-
-
-def _with_deviation(values: Sequence[float]) -> str:
-    mean = f"{statistics.fmean(values):.4f}"
-    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
+    shown = f"{statistics.fmean(values):.4f}{report.deviation(values, 4)}"
+    return [str(len(runs)), f"{seen:,}", shown, _duration(seconds), trained]
 
 
 def _duration(seconds: float) -> str:

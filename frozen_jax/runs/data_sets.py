@@ -22,7 +22,7 @@ from frozen_jax.intervals import Interval
 from frozen_jax.runs import comparison
 from frozen_jax.runs.comparison import NATS_PER_TARGET, NATS_PER_TOKEN
 from frozen_jax.runs.matrix import Figure
-from frozen_jax.runs.report import markdown
+from frozen_jax.runs.report import deviation, markdown
 from frozen_jax.templates import LOSS, first_metric
 
 LEGEND = (
@@ -46,28 +46,38 @@ class Layout:
     averaged: Sequence[str] | None = None
     compare: Sequence[Sequence[str]] = ()
 
-    def check(self, rows: Iterable[str], tasks: Iterable[str]) -> None:
-        """Looks at all names before anything slow is begun.
+    def check_rows(self, rows: Iterable[str]) -> None:
+        """Looks at the names of rows, before tasks are read.
 
         Args:
             rows: of the ledger.
-            tasks: of the ledger.
 
         Raises:
-            UserError: for a row or a data set that the ledger does not have, or something that is no pair.
+            UserError: for a row that the ledger does not have, or something that is no pair.
         """
-        known, found = list(dict.fromkeys(rows)), list(templates.by_data_set(tasks))
-        for setting, names in {"held_out": self.held_out, "averaged": self.averaged or ()}.items():
-            for name in names:
-                if name not in found:
-                    where = f"evaluate_module.{setting}"
-                    raise UserError(f"{where}: {name!r} is no data set of this ledger; it has {', '.join(found)}")
+        known = list(dict.fromkeys(rows))
         for pair in self.compare:
             if isinstance(pair, str) or len(pair) != 2:
                 raise UserError(f"evaluate_module.compare: {pair!r} is no pair; write [('one row', 'another'), ...]")
             for name in pair:
                 if name not in known:
                     raise UserError(f"evaluate_module.compare: there is no row {name!r}; there are {', '.join(known)}")
+
+    def check_data_sets(self, tasks: Iterable[str]) -> None:
+        """Looks at the names of data sets, before anything is evaluated.
+
+        Args:
+            tasks: of the ledger.
+
+        Raises:
+            UserError: for a data set that the ledger does not have.
+        """
+        found = list(templates.by_data_set(tasks))
+        for setting, names in {"held_out": self.held_out, "averaged": self.averaged or ()}.items():
+            for name in names:
+                if name not in found:
+                    where = f"evaluate_module.{setting}"
+                    raise UserError(f"{where}: {name!r} is no data set of this ledger; it has {', '.join(found)}")
 
 
 class DataSets:
@@ -175,7 +185,7 @@ class DataSets:
         for seeds in self._merged.values():
             values = [line[name].metrics[metric] for line in seeds]
             quartiles = _quartiles([line[name].intervals.get(metric) for line in seeds])
-            cells.append(f"{statistics.fmean(values):.3f}{quartiles}{_deviation(values)}")
+            cells.append(f"{statistics.fmean(values):.3f}{quartiles}{deviation(values)}")
         majority = next(iter(self._merged.values()))[0][name].majority_rate
         return [name, *self._facts(name), metric, "" if majority is None else f"{majority:.3f}", *cells]
 
@@ -214,7 +224,7 @@ class DataSets:
     def _cells(self, value: Callable[[Mapping[str, TaskResult]], float]) -> list[str]:
         """Of each row the mean over its seeds, and their standard deviation."""
         lines = [[value(line) for line in seeds] for seeds in self._merged.values()]
-        return [f"{statistics.fmean(values):.3f}{_deviation(values)}" for values in lines]
+        return [f"{statistics.fmean(values):.3f}{deviation(values)}" for values in lines]
 
 
 def _nats_per_token(result: TaskResult) -> float:
@@ -223,10 +233,6 @@ def _nats_per_token(result: TaskResult) -> float:
 
 def _nats_per_target(result: TaskResult) -> float:
     return result.nats_per_example
-
-
-def _deviation(values: Sequence[float]) -> str:
-    return f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
 
 
 def _quartiles(of_seeds: Sequence[Interval | None]) -> str:

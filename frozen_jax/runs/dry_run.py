@@ -50,6 +50,6 @@ def _show_first_batch(job: Job) -> None:
         real = np.asarray(batch.inputs[row])[np.asarray(batch.inputs_mask[row])]
         target = np.asarray(batch.targets[row])[np.asarray(batch.targets_weights[row]) > 0]
         print(f"  {tokenizer.decode(real.tolist())!r}\n    -> {tokenizer.decode(target.tolist())!r}")
-        if again := batch.encoder_inputs:
-            read = np.asarray(again.tokens[row])[np.asarray(again.mask[row])].tolist()
+        if encoder_inputs := batch.encoder_inputs:
+            read = np.asarray(encoder_inputs.tokens[row])[np.asarray(encoder_inputs.mask[row])].tolist()
             print(f"    the encoder reads {encoder_tokenizer().decode(read)!r}")

@@ -41,7 +41,8 @@ def evaluate_module(
         alone: also evaluate the frozen LM without the module.
         modules: of the ledger: {row: its seeds' run folders}, or run folders; None is the one of `checkpoint`.
         tasks: of the ledger: tasks or mixtures, or {name: feature lengths}; None is the job's.
-        methods: classes of the modules' methods beside the job's own: [@PromptTuning, @FineTuning].
+        methods: classes of the modules' methods beside the job's own: [@PromptTuning, @FineTuning]; or by row, for rows
+            that gin's scopes make different: {"ID-PT without p'": @no_prompt/InputDependentPromptTuning}.
         encoder_inputs_of: whose inputs the encoder of a method reads: each example's "own", or as a control those of
             another one of the "same task" or an "other data set", see `controls.swapped`. Predictions then go to
             MODEL_DIR/predictions_same_task and the like; give a ledger another MODEL_DIR.

@@ -91,10 +91,10 @@ class _Answerer:
         filled, lengths = [*texts, *[""] * (rows - len(texts))], self._data.task_feature_lengths
         padded, mask = _padded([self._data.input_tokens(text) for text in filled], lengths["inputs"], model.pad_id)
         settings: dict[str, Any] = {"max_length": self._max_length, "num_beams": self._num_beams}
-        again = [tokens for text in filled if (tokens := self._data.encoder_tokens(text)) is not None]
-        if again:
-            length = lengths.get(ENCODER_INPUTS, len(again[0]))
-            settings |= {"encoder_inputs": EncoderInputs(*_padded(again, length, 0))}
+        encoder_inputs = [tokens for text in filled if (tokens := self._data.encoder_tokens(text)) is not None]
+        if encoder_inputs:
+            length = lengths.get(ENCODER_INPUTS, len(encoder_inputs[0]))
+            settings |= {"encoder_inputs": EncoderInputs(*_padded(encoder_inputs, length, 0))}
         written = model.generate(padded, inputs_lengths=mask.sum(1), **settings)
         return [lm_tokenizer().decode(row) for row in np.asarray(written)[: len(texts)].tolist()]
 

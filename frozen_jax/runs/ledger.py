@@ -30,7 +30,7 @@ from frozen_jax.runs import picture, report
 from frozen_jax.runs.data_sets import DataSets, Layout
 from frozen_jax.runs.job import Job
 from frozen_jax.runs.matrix import ALONE, FROZEN, Figure, Matrix
-from frozen_jax.runs.modules import Given, Methods, jobs_by_method, read_modules
+from frozen_jax.runs.modules import Given, Methods, Module, jobs_by_method, read_modules
 from frozen_jax.runs.record import Column, Record
 from frozen_jax.runs.task_data import TaskData
 
@@ -53,7 +53,8 @@ def evaluate_modules(
         modules: {row: its seeds' run folders, or one}, or a list of run folders.
         tasks: names of tasks or mixtures, or {name: its feature lengths}.
         split: which split.
-        methods: classes of methods; those of all modules, beside the job's own.
+        methods: classes of methods; those of all modules, beside the job's own. Or {row: class}, where rows of one
+            class differ in their settings.
         layout: of tables with a row a data set.
         encoder_inputs_of: see `controls.swapped`.
 
@@ -64,19 +65,20 @@ def evaluate_modules(
     """
     jobs = jobs_by_method(job, methods)
     found = read_modules(modules, jobs)
+    if layout:
+        layout.check_rows([ALONE, *(module.subject.row for module in found)])
     columns = _swapped(read_tasks(job.data, tasks, split), encoder_inputs_of, job.data.seed)
     names = [column.task.name for column in columns]
     layout = layout or (Layout() if templates.are_among(names) else None)
     if layout:
-        layout.check([ALONE, *(module.subject.row for module in found)], names)
+        layout.check_data_sets(names)
     record = Record(job.directory / "ledger.json", job.method.lm)
     figures = record.figures(FROZEN, job.method.lm, columns)
     for module in found:
+        read = _as_read_by(module, columns)
         # Fine-tuning's checkpoint is a whole LM: it is dropped before the next one is read.
-        model = (
-            jobs[module.subject.method].trained_method(module.step) if record.lacks(module.subject, columns) else None
-        )
-        figures += record.figures(module.subject, model, columns)
+        model = module.job.trained_method(module.step) if record.lacks(module.subject, read) else None
+        figures += record.figures(module.subject, model, read)
         del model
     _write(job, figures, layout, record.set_aside(FROZEN, columns))
 
@@ -111,6 +113,19 @@ def read_tasks(data: TaskData, tasks: Tasks, split: str) -> list[Column]:
 def _swapped(columns: Sequence[Column], whose: str, seed: int) -> list[Column]:
     tasks = controls.swapped([column.task for column in columns], whose, seed)
     return [dataclasses.replace(column, task=task) for column, task in zip(columns, tasks, strict=True)]
+
+
+def _as_read_by(module: Module, columns: Sequence[Column]) -> Sequence[Column]:
+    """A control whose encoder read one text in training reads it here too, whatever the others read."""
+    if (text := module.encoder_text) is None:
+        return columns
+    found = []
+    for column in columns:
+        data = dataclasses.replace(module.job.data, encoder_text=text, task_feature_lengths=column.lengths)
+        tokens = data.encoder_tokens(text)
+        assert tokens is not None, "a text is given"
+        found += [dataclasses.replace(column, task=task) for task in controls.evaluate_on_text([column.task], tokens)]
+    return found
 
 
 def _write(job: Job, figures: Sequence[Figure], layout: Layout | None, set_aside: Mapping[str, Any]) -> None:

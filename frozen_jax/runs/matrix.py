@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from frozen_jax.evaluation import TaskResult
 from frozen_jax.intervals import Interval
 from frozen_jax.runs.report import markdown
+from frozen_jax.templates import LOSS_TITLE
 
 ALONE = "frozen LM alone"
-LOSS = "nats per token"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,17 +67,17 @@ class Figure:
     @property
     def name(self) -> str:
         """Of what is shown: the task's first metric, or its loss where it has none."""
-        return next(iter(self.result.metrics), LOSS)
+        return next(iter(self.result.metrics), LOSS_TITLE)
 
     @property
     def value(self) -> float:
         """What is shown; a loss is positive."""
-        return -self.result.nats_per_token if self.name == LOSS else self.result.metrics[self.name]
+        return -self.result.nats_per_token if self.name == LOSS_TITLE else self.result.metrics[self.name]
 
     @property
     def interval(self) -> Interval | None:
         """Of the value, 95% over the examples."""
-        if self.name != LOSS:
+        if self.name != LOSS_TITLE:
             return self.result.intervals.get(self.name)
         return self.result.nats_interval and (-self.result.nats_interval[1], -self.result.nats_interval[0])
 
@@ -182,7 +182,7 @@ class Matrix:
 
     def is_loss(self, task: str) -> bool:
         """Returns whether a column shows a loss: less is better."""
-        return self.metric(task) == LOSS
+        return self.metric(task) == LOSS_TITLE
 
     def result(self, task: str) -> TaskResult:
         """Returns the result of the frozen LM alone, for what all results of a task share."""

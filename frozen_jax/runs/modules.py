@@ -21,7 +21,8 @@ from frozen_jax.methods.base import Method
 from frozen_jax.runs.job import Job
 from frozen_jax.runs.matrix import ALONE, Subject
 
-Methods = Sequence[Callable[[LanguageModel], Method] | Method]  # a made one is a mistake that is explained
+MakesMethod = Callable[[LanguageModel], Method] | Method  # a made one is a mistake that is explained
+Methods = Sequence[MakesMethod] | Mapping[str, MakesMethod]
 Given = Mapping[str, str | Sequence[str]] | Sequence[str]
 
 
@@ -32,10 +33,14 @@ class Module:
     Attributes:
         step: the saved step.
         subject: what it is.
+        job: with its method.
+        encoder_text: what its method's encoder read in training in place of every example's inputs.
     """
 
     step: epath.Path
     subject: Subject
+    job: Job
+    encoder_text: str | None
 
 
 def read_modules(given: Given, jobs: Mapping[str, Job]) -> list[Module]:
@@ -44,29 +49,48 @@ def read_modules(given: Given, jobs: Mapping[str, Job]) -> list[Module]:
     Args:
         given: {row: its seeds' run folders, or one}, or a list of run folders whose names are the rows. "run_{0,1}" is
             short for "run_0", "run_1".
-        jobs: method's name → a job with that method.
+        jobs: row or method's name → a job with that method; that of its row comes first.
 
     Raises:
-        UserError: for a folder without a checkpoint, one of another LM, of a method that is not among the jobs' or of
-            another shape; for a row without folders or with a name that is taken.
+        UserError: for a folder without a checkpoint, one of another LM, of a method that is not among the jobs', of
+            other settings or of another shape; for a row without folders or with a name that is taken; for a job of a
+            row that is not given.
     """
-    return [_read(row, path, jobs) for row, paths in by_row(given, "evaluate_module.modules").items() for path in paths]
+    rows = by_row(given, "evaluate_module.modules")
+    for name, job in jobs.items():
+        if name not in rows and name != type(job.method).__name__:
+            raise UserError(f"evaluate_module.methods: there is no row {name!r}; there are {', '.join(rows)}")
+    return [_read(row, path, jobs) for row, paths in rows.items() for path in paths]
 
 
 def jobs_by_method(job: Job, methods: Methods) -> dict[str, Job]:
-    """Returns method's name → a job with that method, all around the one frozen LM that `job` has loaded.
+    """Returns row or method's name → a job with that method, all around the one frozen LM that `job` has loaded.
+
+    Args:
+        job: a method around the frozen LM, found by its name.
+        methods: classes, found by their names, or {row: class}.
 
     Raises:
-        UserError: for something that is no class of a method.
+        UserError: for something that is no class of a method, and for two of one name.
     """
     jobs = {type(job.method).__name__: job}
+    if isinstance(methods, Mapping):
+        return jobs | {row: _with_method(job, make) for row, make in methods.items()}
     for make in methods:
-        if isinstance(make, Method) or not hasattr(make, "__name__"):
-            name = type(make).__name__
-            raise UserError(f"evaluate_module.methods holds a made {name}; write @{name}, without brackets behind it")
-        if make.__name__ not in jobs:  # its freezing rules are its own
-            jobs[make.__name__] = dataclasses.replace(job, method=make(job.method.lm), rules=None)
+        name = getattr(make, "__name__", "")
+        if name not in jobs:
+            jobs[name] = _with_method(job, make)
+        elif make is not type(jobs[name].method):  # out of one of gin's scopes
+            raise UserError(f"evaluate_module.methods has another {name}; name its row: {{'ROW': @SCOPE/{name}}}")
     return jobs
+
+
+def _with_method(job: Job, make: MakesMethod) -> Job:
+    """The job around the same frozen LM; the method's freezing rules are its own."""
+    if isinstance(make, Method) or not hasattr(make, "__name__"):
+        name = type(make).__name__
+        raise UserError(f"evaluate_module.methods holds a made {name}; write @{name}, without brackets behind it")
+    return dataclasses.replace(job, method=make(job.method.lm), rules=None)
 
 
 def by_row(given: Given, where: str) -> dict[str, list[str]]:
@@ -103,14 +127,18 @@ def expanded(paths: str | Sequence[str]) -> list[str]:
 
 
 def _read(row: str, path: str, jobs: Mapping[str, Job]) -> Module:
-    step, description = checkpoints.find_beside(path, next(iter(jobs.values())).method)
-    method = description["method"]
-    if method not in jobs:
+    step = checkpoints.find(path)
+    method = checkpoints.read_description(step)["method"]
+    job = jobs.get(row) or jobs.get(method)
+    if job is None:
         raise UserError(
             f"{step}: holds a module of {method}; evaluate_module.methods has {', '.join(jobs)}; add @{method}"
         )
-    jobs[method].check_trains(step, description["trained"])
-    return Module(step, _subject(row, step, description))
+    if (expected := type(job.method).__name__) != method:
+        raise UserError(f"{step}: holds a module of {method}; evaluate_module.methods gives its row {row!r} {expected}")
+    _, description = checkpoints.find_beside(step, job.method)
+    job.check_trains(step, description["trained"])
+    return Module(step, _subject(row, step, description), job, description["encoder_text"])
 
 
 def _subject(row: str, step: epath.Path, description: Mapping[str, Any]) -> Subject:

@@ -52,9 +52,9 @@ class Column:
 
 def _tokens(example: EvalExample) -> list[Any]:
     """All that a model is given; what an encoder reads is left out where there is none, as it always was."""
-    again = [] if example.encoder_inputs is None else [example.encoder_inputs.tolist()]
+    encoder_inputs = [] if example.encoder_inputs is None else [example.encoder_inputs.tolist()]
     choices = [tokens.tolist() for tokens in example.choices.values()]
-    return [example.inputs.tolist(), example.targets.tolist(), choices, *again]
+    return [example.inputs.tolist(), example.targets.tolist(), choices, *encoder_inputs]
 
 
 class Record:

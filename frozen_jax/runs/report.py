@@ -92,7 +92,7 @@ def _table_of_data_sets(columns: Mapping[str, Results]) -> str:
         results = [line[name] for line in found.values()]
         cells = [cell for result in results for cell in (_cell(result), f"{result.nats_per_token:.3f}")]
         rows.append([name, str(len(tasks)), first_metric(results[0])[0], *cells, *_facts(results[0])])
-    means = [figure for line in found.values() for figure in (mean(line), _mean_nats(line))]
+    means = [figure for title, r in columns.items() for figure in (mean(r), _mean_nats(found[title]))]
     rows.append(["mean", "", "", *(f"{figure:.3f}" for figure in means), "", ""])
     note = "Medians over templates, in brackets their quartiles. Nats per token are means over templates."
     return f"{markdown(['data set', 'templates', 'metric', *titles, 'majority', 'examples'], rows)}\n\n{note}"
@@ -105,6 +105,11 @@ def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines[1] = ["-" * width for width in widths]
     padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def deviation(values: Sequence[float], digits: int = 3) -> str:
+    """Returns the standard deviation over seeds, as it stands behind their mean; nothing for one seed."""
+    return f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
 
 
 def _mean_nats(results: Results) -> float:

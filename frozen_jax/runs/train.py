@@ -11,7 +11,7 @@ import gin
 import jax
 import optax
 
-from frozen_jax import freezing, gin_config, partitioning, training
+from frozen_jax import freezing, gin_config, partitioning, templates, training
 from frozen_jax.answering import EvalTask
 from frozen_jax.checkpoints import Checkpointer, describe
 from frozen_jax.errors import UserError
@@ -29,6 +29,7 @@ def train(
     train_steps: int = gin.REQUIRED,
     *,
     eval_period: int = 0,
+    best_metric: str | None = "mean",
     save_period: int = 100,
     report_split: str | None = "test",
     z_loss: float = 0.0,
@@ -42,7 +43,10 @@ def train(
         job: the method, its data and the run's folder.
         optimizer: from optax.
         train_steps: in all, those before a resumption included.
-        eval_period: evaluate on the validation split every so many steps and keep the best state; 0 never does.
+        eval_period: evaluate on the validation split every so many steps; 0 never does.
+        best_metric: of those in metrics.jsonl, the one by which the best state is kept in MODEL_DIR/best, which is then
+            what is reported, evaluated and inferred with; the more, the better. None keeps none, so that this is the
+            last state: for comparisons after the same number of steps, and where validation has few examples.
         save_period: save every so many steps, and at the end.
         report_split: at the end, evaluate the frozen LM alone and with its module on this split; None reports nothing.
         z_loss: see `training.loss_sum`.
@@ -51,22 +55,31 @@ def train(
         profile_steps: how many steps to trace into MODEL_DIR/profile.
 
     Raises:
-        UserError: for a batch that the mesh or the microbatches do not divide, packed rows where the method has none,
-            and whatever the parts raise; at the very end, for metrics that failed. They do not stop the training.
+        UserError: for a batch that the mesh or the microbatches do not divide, packed rows where the method has none, a
+            `best_metric` that validation does not give, and whatever the parts raise; at the very end, for metrics that
+            failed. They do not stop the training.
     """
     partitioning.check_batch_size(job.data.batch_size, job.mesh, accumulation_steps)
     if job.data.pack and not job.method.packs:
         raise UserError(f"{type(job.method).__name__} needs a row for every example; set TaskData.pack = False")
     batches = job.data.train_batches()
     validation = job.data.eval_tasks("validation") if eval_period else []
+    best_metric = best_metric if eval_period else None
+    _check_best_metric(best_metric, [task.name for task in validation])
     reported = job.data.eval_tasks(report_split) if report_split and jax.process_index() == 0 else []
     state, split = training.start(job.method, optimizer, job.mesh, job.rules)
     failures: list[str] = []
-    description = describe(job.method, state.trained, seed=job.seed, gin_config=gin_config.current())
+    description = describe(
+        job.method,
+        state.trained,
+        seed=job.seed,
+        gin_config=gin_config.current(),
+        encoder_text=job.data.encoder_text,
+    )
     step = training.make_train_step(
         split, state, optimizer, z_loss=z_loss, accumulation_steps=accumulation_steps, seed=job.seed
     )
-    with Checkpointer(job.directory, description, best_metric="mean" if eval_period else None) as checkpointer:
+    with Checkpointer(job.directory, description, best_metric=best_metric) as checkpointer:
         state = checkpointer.restore(state)
         first, began = int(state.step), time.perf_counter()
         job.save_gin_config()
@@ -80,7 +93,7 @@ def train(
                 writer=MetricWriter(job.directory, first_step=first, log_period=log_period),
                 checkpointer=checkpointer,
                 save_period=save_period,
-                evaluate=lambda model: _validated(model, validation, failures),
+                evaluate=lambda model: _validated(model, validation, best_metric, failures),
                 eval_period=eval_period,
                 profile_steps=profile_steps,
             )
@@ -90,12 +103,25 @@ def train(
     report.raise_failures(failures)
 
 
-def _validated(model: Any, tasks: Sequence[EvalTask], failures: list[str]) -> dict[str, float]:
+def _check_best_metric(name: str | None, tasks: Sequence[str]) -> None:
+    """Before training, as far as names tell; what a task's metrics are called is only known when they were measured."""
+    means = ["mean", "mean_nats_per_token"] if templates.are_among(tasks) else ["mean"]
+    data_sets = list(templates.by_data_set(tasks))
+    if name is not None and name not in means and name.rpartition("/")[0] not in data_sets:
+        raise UserError(
+            f"train.best_metric: validation gives no {name!r}; take {', '.join(means)} or NAME/METRIC, where NAME is "
+            f"one of {', '.join(data_sets)}"
+        )
+
+
+def _validated(model: Any, tasks: Sequence[EvalTask], best_metric: str | None, failures: list[str]) -> dict[str, float]:
     """The metrics on the validation split, `mean` among them; adds to the failures."""
     results = evaluate(model, tasks)
     metrics, failed = report.flat(results), report.failures(results)
-    if failed and math.isnan(metrics["mean"]):
-        failed.append("without that there was no validation mean to choose by: MODEL_DIR/best holds no state of then")
+    if failed and best_metric is not None and math.isnan(metrics.setdefault(best_metric, math.nan)):
+        failed.append(
+            f"without that there was no validation {best_metric} to choose by: MODEL_DIR/best holds no state of then"
+        )
     failures += failed
     return metrics
 

@@ -18,13 +18,17 @@ LENGTHS = {"inputs": 40, "targets": 4}
 METHODS = {"PromptTuning": tiny.prompt_tuning, "FineTuning": FineTuning}
 
 
-def save(folder, method, seed=0, trained_on="chosen", steps=(1,)):
+def save(folder, method, seed=0, trained_on="chosen", steps=(1,), encoder_text=None):
     """Saves a module with random parameters, as its training would, and returns its folder."""
     state, _ = training.start(method, optax.sgd(0.1), tiny.mesh(1, 1))
     rng = np.random.default_rng(seed)
     trained = jax.tree.map(lambda leaf: leaf + 0.3 * rng.standard_normal(leaf.shape).astype(leaf.dtype), state.trained)
     description = describe(
-        method, trained, seed=seed, gin_config=f"# Macros:\nMIXTURE_OR_TASK_NAME = '{trained_on}'\nX = 1\n"
+        method,
+        trained,
+        seed=seed,
+        gin_config=f"# Macros:\nMIXTURE_OR_TASK_NAME = '{trained_on}'\nX = 1\n",
+        encoder_text=encoder_text,
     )
     with Checkpointer(folder, description) as checkpointer:
         for step in steps:

@@ -200,5 +200,8 @@ def test_a_task_without_templates_among_others():
     ],
 )
 def test_names_that_the_ledger_does_not_have(layout, message):
+    check, names = layout.check_data_sets, ["p3.rte.a", "p3.rte.b", "p3.cb.d"]
+    if layout.compare:
+        check, names = layout.check_rows, [ALONE, "ID-PT", "ID-PT"]
     with pytest.raises(UserError, match=re.escape(message)):
-        layout.check([ALONE, "ID-PT", "ID-PT"], ["p3.rte.a", "p3.rte.b", "p3.cb.d"])
+        check(names)

@@ -1,6 +1,7 @@
 """The ledger on a tiny T5: every module on every task, gone on with after a kill, and an LM that cannot forget."""
 
 import dataclasses
+import functools
 import json
 import weakref
 
@@ -15,6 +16,7 @@ from frozen_jax.errors import UserError
 from frozen_jax.evaluation import evaluate
 from frozen_jax.methods.fine_tuning import FineTuning
 from frozen_jax.runs import ledger, record
+from frozen_jax.runs.data_sets import Layout
 from frozen_jax.runs.evaluate import evaluate_module
 from frozen_jax.runs.job import Job
 from tests import tiny
@@ -269,6 +271,9 @@ def test_modules_are_looked_at_before_the_data(folders, tmp_path):
     for modules in ({"absent": str(tmp_path / "absent")}, folders):
         with pytest.raises(UserError):
             ledger.evaluate_modules(job, modules, "chosen", "test")
+    layout = Layout(compare=[("prompt", "promt")])
+    with pytest.raises(UserError, match="there is no row 'promt'"):
+        ledger.evaluate_modules(job, {"prompt": folders["prompt"]}, "chosen", "test", layout=layout)
 
 
 @pytest.fixture
@@ -298,6 +303,31 @@ def test_swapped_prompts_are_figures_of_their_own(id_pt, counted, monkeypatch):
     counted.clear()
     evaluate_module(id_pt, "test", encoder_inputs_of="same task", **settings)
     assert {name for name, _ in counted} <= {"T5"}  # set aside once more, since figures have come since
+
+
+def test_ablations_and_controls_stand_beside_the_method(id_pt, tmp_path, monkeypatch):
+    """A row of its own class, and one whose encoder read one text in training and reads it here."""
+    lm, tokens = id_pt.method.lm, np.array([9, 8, 1], np.int32)
+    monkeypatch.setattr(modules_of_tiny.MadeUpData, "encoder_tokens", lambda data, _: data.encoder_text and tokens)
+    bare = functools.partial(tiny.input_dependent_prompt_tuning, encoder_prompt_length=0)
+    bare.__name__ = "bare"
+    rows = {
+        "ID-PT": id_pt.model_dir,
+        "bare": str(save(tmp_path / "bare", bare(lm))),
+        "control": str(save(tmp_path / "control", id_pt.method, encoder_text="a text")),
+    }
+    ledger.evaluate_modules(id_pt, rows, "text", "test", {"bare": bare})
+    results = {key[0]: value for key, value in shown(json.loads((id_pt.directory / "ledger.json").read_text())).items()}
+    (task,) = controls.evaluate_on_text([modules_of_tiny.text(6)], tokens)
+    by_hand = {
+        "ID-PT": (id_pt.trained_method(), modules_of_tiny.text(6)),
+        "bare": (dataclasses.replace(id_pt, method=bare(lm)).trained_method(rows["bare"]), modules_of_tiny.text(6)),
+        "control": (id_pt.trained_method(rows["control"]), task),
+    }
+    for row, (model, examples) in by_hand.items():
+        (wanted,) = evaluate(model, [examples]).values()
+        assert results[row]["nats_per_token"] == wanted.nats_per_token
+    assert results["control"]["nats_per_token"] != results["ID-PT"]["nats_per_token"]
 
 
 def test_a_module_is_evaluated_with_swapped_prompts(id_pt):

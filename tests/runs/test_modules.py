@@ -4,6 +4,7 @@ import functools
 import json
 import os
 
+import gin
 import jax
 import pytest
 from etils import epath
@@ -11,6 +12,7 @@ from flax import nnx
 
 from frozen_jax.errors import UserError
 from frozen_jax.methods.fine_tuning import FineTuning
+from frozen_jax.methods.prompt_tuning import PromptTuning
 from frozen_jax.runs.modules import jobs_by_method, read_modules
 from tests import tiny
 from tests.runs import modules_of_tiny
@@ -110,6 +112,63 @@ def test_an_unknown_method_is_named(root):
     only = jobs_by_method(modules_of_tiny.job("nowhere"), [])
     with pytest.raises(UserError, match=r"FineTuning; evaluate_module.methods has PromptTuning; add @FineTuning"):
         read_modules([str(root / "prompt"), str(root / "tuned")], only)
+
+
+def id_pt(lm, **changes):
+    return tiny.input_dependent_prompt_tuning(lm, **changes)
+
+
+def test_rows_may_have_methods_of_their_own(root, tmp_path):
+    job, lm = modules_of_tiny.job("nowhere"), tiny.t5()
+    save(tmp_path / "whole", id_pt(lm))
+    save(tmp_path / "bare", id_pt(lm, encoder_prompt_length=0))
+    rows = {"whole": str(tmp_path / "whole"), "bare": str(tmp_path / "bare"), "static": str(root / "prompt")}
+    found = jobs_by_method(job, {"whole": id_pt, "bare": named(lambda lm: id_pt(lm, encoder_prompt_length=0))})
+    assert [module.job for module in read_modules(rows, found)] == [found["whole"], found["bare"], job]
+    with pytest.raises(UserError, match="encoder_prompt is absent in the checkpoint"):
+        read_modules({"whole": rows["bare"], "bare": rows["bare"]}, found)
+    with pytest.raises(UserError, match=r"PromptTuning; .* gives its row 'bare' InputDependentPromptTuning"):
+        read_modules(rows | {"bare": rows["static"]}, found)
+    with pytest.raises(UserError, match=r"evaluate_module.methods: there is no row 'whole'; there are static"):
+        read_modules({"static": rows["static"]}, found)
+
+
+def named(make):
+    return functools.wraps(id_pt)(make)
+
+
+def test_a_second_class_of_one_name_is_not_ignored():
+    with gin.unlock_config():
+        gin.parse_config("holds.it = [@none/PromptTuning]")
+        (scoped,) = holds()
+        gin.clear_config()
+    with pytest.raises(UserError, match=r"methods has another PromptTuning; name its row: \{'ROW': @SCOPE/PromptTun"):
+        jobs_by_method(modules_of_tiny.job("nowhere"), [scoped])
+    assert len(jobs_by_method(modules_of_tiny.job("nowhere"), [PromptTuning])) == 1
+
+
+@gin.configurable
+def holds(it=()):
+    return it
+
+
+def test_lms_are_compared_with_those_of_the_modules_own_method(root, tmp_path):
+    """With an encoder of its own, ID-PT holds two LMs, and the methods beside it one."""
+    lm, encoder = tiny.t5(), tiny.t5(seed=7)
+    save(tmp_path / "two", id_pt(lm, encoder=encoder))
+    rows = {"ID-PT": str(tmp_path / "two"), "static": str(root / "prompt")}
+    with_two = named(lambda lm: id_pt(lm, encoder=encoder))
+    assert len(read_modules(rows, jobs_by_method(modules_of_tiny.job("nowhere"), {"ID-PT": with_two}))) == 2
+    with_one = jobs_by_method(modules_of_tiny.job("nowhere", method=with_two(lm)), {"ID-PT": named(id_pt)})
+    with pytest.raises(UserError, match="trained beside the LM 'tiny-7'"):
+        read_modules(rows, with_one)
+
+
+def test_settings_that_shapes_do_not_tell(tmp_path):
+    save(tmp_path / "module", id_pt(tiny.t5(), heads=2, head_dim=4))
+    other = named(lambda lm: id_pt(lm, heads=4, head_dim=2))
+    with pytest.raises(UserError, match="module/checkpoints/1: holds a module with heads = 2; the method has 4"):
+        read_modules([str(tmp_path / "module")], jobs_by_method(modules_of_tiny.job("nowhere"), {"module": other}))
 
 
 def test_a_method_that_is_made_already_is_refused():

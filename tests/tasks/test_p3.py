@@ -13,6 +13,7 @@ import seqio
 
 from frozen_jax import data
 from frozen_jax.errors import UserError
+from frozen_jax.runs.modules import expanded
 from frozen_jax.text_metrics import accuracy
 from tasks import arrow, hellaswag, imdb, p3, p3_examples, p3_records, p3_templates
 from tasks.p3_names import DATA_SETS, plain
@@ -49,6 +50,14 @@ def table(page, title):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+def bound(file, name):
+    gin.add_config_file_search_path(str(FIXTURE.parents[3]))
+    gin.parse_config_file(f"gin/experiments/{file}")
+    found = gin.query_parameter(name)
+    gin.clear_config()
+    return found
+
+
 # Tasks and mixtures.
 
 
@@ -64,6 +73,17 @@ def test_data_sets_of_mixtures_lie_within_each_other_and_held_out_ones_apart():
     assert set(p3.FOUR) < set(p3.EIGHT) < set(p3.TRAIN)
     assert set(p3.TRAIN).isdisjoint(p3.HELD_OUT)
     assert {*DATA_SETS} - {*p3.TRAIN, *p3.HELD_OUT} == {"hotpot_qa/distractor"}
+
+
+def test_the_experiment_draws_the_runs_that_it_compares():
+    assert bound("p3.gin", "train.best_metric") is None  # the last states: chosen ones have not seen as much
+    runs = bound("p3_curves.gin", "curves.runs")
+    assert runs == bound("p3_evaluation.gin", "evaluate_module.modules")
+    collapse = bound("p3_curves.gin", "curves.collapse")
+    assert {method: paths[0] for method, paths in collapse.items()} == runs
+    alone = [f"runs/p3/alone_{plain(name)}" for name in p3.TRAIN if DATA_SETS[name].ranked]
+    assert expanded(bound("p3_curves.gin", "curves.alone")) == alone
+    assert len(alone) == 11
 
 
 def test_names_are_those_of_p3():
