@@ -42,7 +42,8 @@ def prompt_tuning(lm: T5 | None = None, length: int = 5, seed: int = 0) -> Promp
 
 def input_dependent_prompt_tuning(lm: T5 | None = None, **changes: object) -> InputDependentPromptTuning:
     sizes = {"length": 3, "encoder_prompt_length": 2, "width": 8, "heads": 2, "head_dim": 4, "mlp_dim": 16}
-    return InputDependentPromptTuning(lm or t5(), **{**sizes, **changes})
+    plain = {"initial_scale": 1.0, "add_static": False}
+    return InputDependentPromptTuning(lm or t5(), **{**sizes, **plain, **changes})
 
 
 METHODS = {

@@ -125,8 +125,8 @@ class InputDependentPromptTuning(Method):
         head_dim: int = 64,
         mlp_dim: int = 1024,
         blocks: int = 1,
-        initial_scale: float = 1.0,
-        add_static: bool = False,
+        initial_scale: float = 4.0,
+        add_static: bool = True,
         share_weights: bool = True,
         seed: int = 0,
     ) -> None:
@@ -143,8 +143,9 @@ class InputDependentPromptTuning(Method):
             head_dim: K of the same.
             mlp_dim: F of every block's MLP.
             blocks: L, of self-attention.
-            initial_scale: of the first p(x), in root mean squares of the LM's embeddings of common tokens.
-            add_static: add p(x) to a static prompt that starts from sampled vocabulary.
+            initial_scale: of the first p(x), in root mean squares of the LM's embeddings of common tokens. 1 makes them
+                look like embeddings; with 4 and more the titler learns faster, see docs/results.md.
+            add_static: add p(x) to a static prompt that starts from sampled vocabulary, and learns at a prompt's rate.
             share_weights: let `lm` be the encoder where the given one holds the same weights, so that memory holds them
                 once. False keeps a copy, which freezing rules of one's own may then train.
             seed: of everything random here.
