@@ -332,7 +332,7 @@ def test_a_choice_that_is_there_twice_is_one_choice():
         ("countin", {}, "no task or mixture is called 'countin'; registered and close: counting"),
         ("xyzzy", {}, "no task or mixture is called 'xyzzy'; registered and close: counting, void"),
         ("counting", {"split": "test"}, "counting has no split 'test'; it has: train, validation"),
-        ("void", {"split": "train"}, "task void has no examples in.* split"),
+        ("void", {"split": "train"}, "void has no examples in.* split"),
         ("counting", {"task_feature_lengths": {"inputs": 6}}, "TASK_FEATURE_LENGTHS is .'inputs': 6.; give a positive"),
         ("counting", {"task_feature_lengths": {"inputs": 6, "targets": 0}}, "TASK_FEATURE_LENGTHS is"),
         ("counting", {"use_cached": True}, "task counting has no seqio cache in .*USE_CACHED_TASKS = False"),

@@ -155,9 +155,7 @@ class InputDependentPromptTuning(Method):
         """
         super().__init__(lm)
         if min(length, width, heads, head_dim, mlp_dim) < 1 or min(blocks, encoder_prompt_length) < 0:
-            raise UserError(
-                "InputDependentPromptTuning: blocks and encoder_prompt_length may be 0, no size is negative"
-            )
+            raise UserError("InputDependentPromptTuning: only blocks and encoder_prompt_length may be 0; none negative")
         self.settings = (("heads", heads),)
         self.encoder = lm if encoder is None or (share_weights and _same_weights(encoder, lm)) else encoder
         rngs = nnx.Rngs(seed)

@@ -43,12 +43,13 @@ class Job:
     rules: freezing.Rules | None = None
 
     def __post_init__(self) -> None:
-        """Asks for the run's folder at once, before data is read and models are trained.
+        """Looks at the run's folder and data at once, before anything is read or trained.
 
         Raises:
-            UserError: see `cloud_storage.open_path`.
+            UserError: see `cloud_storage.open_path` and `TaskData.check_encoder_tokenizer`.
         """
         cloud_storage.open_path(self.model_dir)
+        self.data.check_encoder_tokenizer()
 
     @property
     def directory(self) -> epath.Path:

@@ -59,12 +59,8 @@ class TaskData:
     eval_examples: int | None = None
     encoder_text: str | None = None
 
-    def __post_init__(self) -> None:
-        """Looks at settings that would be passed over in silence.
-
-        Raises:
-            UserError: for an encoder's tokenizer that nothing would be tokenized with.
-        """
+    def check_encoder_tokenizer(self) -> None:
+        """Raises UserError for an encoder's tokenizer that is bound and that nothing would be tokenized with."""
         bound = gin_config.bound_to("encoder_tokenizer").get("source")
         if bound is not None and ENCODER_INPUTS not in self.task_feature_lengths and self.encoder_text is None:
             raise UserError(

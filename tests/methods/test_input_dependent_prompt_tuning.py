@@ -156,7 +156,7 @@ def test_nothing_is_computed_to_count_parameters():
 
 @pytest.mark.parametrize("wrong", [{"length": 0}, {"blocks": -1}, {"encoder_prompt_length": -2}])
 def test_sizes_that_are_none(wrong):
-    with pytest.raises(UserError, match="only blocks and encoder_prompt_length may be 0, and none negative"):
+    with pytest.raises(UserError, match="only blocks and encoder_prompt_length may be 0; none negative"):
         made(**wrong)
 
 
