@@ -24,8 +24,8 @@ import pytest
 
 import run
 from frozen_jax import runs, wheels
-from frozen_jax.evaluation import TaskResult
-from frozen_jax.runs import environment, report
+from frozen_jax.runs import environment
+from frozen_jax.runs.matrix import ALONE
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -298,15 +298,14 @@ def test_methods_are_here_or_planned():
 
 
 def test_quickstart_table_is_one_that_a_run_prints():
-    result = TaskResult("task", "test", 1, 1, {"accuracy": 1.0}, {}, 0.0, 0.0, 0.5)
-    printed = report.table({"frozen LM alone": {"": result}, "with PromptTuning": {"": result}}).splitlines()
     (shown,) = re.findall(r"<!-- quickstart begin -->(.*)<!-- quickstart end -->", text_of(README), re.DOTALL)
     header, _, *body = (cells(line) for line in shown.splitlines() if line.startswith("|"))
     (mixture,) = re.findall(r'"four_classifications",\s*\[(.*)\]', source("tasks/mixtures.py"))
     mixed = re.findall(r"(\w+)\.TASK", mixture)
     names = [re.findall(r'TaskRegistry\.add\(\s*"(\w+)"', source(f"tasks/{name}.py"))[0] for name in mixed]
-    assert header == cells(printed[0])
-    assert [row[0] for row in body] == [*sorted(names), "mean"]
+    (modules,) = re.findall(r"modules = \{(.*)\}", source("gin/runs/quickstart_comparison.gin"))
+    assert header == ["", *(f"{name}, accuracy" for name in sorted(names))]
+    assert [row[0] for row in body] == [ALONE, *re.findall(r'"([^"]+)":', modules), "one constant answer", "examples"]
 
 
 # What no file that is committed may hold.
