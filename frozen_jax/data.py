@@ -25,10 +25,8 @@ from frozen_jax.batching import (
     ENCODER_INPUTS,
     FEATURES,
     SEGMENTS,
-    Batches,
     Ragged,
     TaskTokens,
-    all_buckets,
     features_of,
 )
 from frozen_jax.errors import UserError
@@ -129,56 +127,6 @@ def train_tokens(
         raise UserError(f"mixture {mixture_or_task_name} is empty in its split {split!r}: all mixing rates there are 0")
     tokens = _with_examples(tokens, mixture_or_task_name, split)
     return [_packed(task, lengths, seed) for task in tokens] if pack else tokens
-
-
-def train_batches(
-    mixture_or_task_name: str,
-    task_feature_lengths: Mapping[str, int],
-    batch_size: int,
-    *,
-    seed: int = 0,
-    split: str = "train",
-    use_cached: bool = False,
-    pack: bool = False,
-    buckets: Mapping[str, Sequence[int]] | None = None,
-    length_window: int = 1,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Batches:
-    """The training batches of a task or a mixture.
-
-    Args:
-        mixture_or_task_name: see `train_tokens`.
-        task_feature_lengths: the most tokens of a row.
-        batch_size: rows of a global batch.
-        seed: of the order, the mixing, random preprocessors and packing.
-        split: which split.
-        use_cached: see `train_tokens`.
-        pack: see `train_tokens`.
-        buckets: for each feature the lengths to which batches are padded; see `batching.default_buckets`.
-        length_window: batches within which examples are grouped by length.
-        process_index: which process this is.
-        process_count: of how many.
-
-    Returns:
-        The batches, by number.
-
-    Raises:
-        UserError: as `train_tokens`; for an empty split, and buckets that do not fit.
-    """
-    tokens = train_tokens(
-        mixture_or_task_name, task_feature_lengths, seed=seed, split=split, use_cached=use_cached, pack=pack
-    )
-    return Batches(
-        tokens,
-        batch_size=batch_size,
-        seed=seed,
-        buckets=all_buckets(task_feature_lengths, buckets),
-        length_window=length_window,
-        pad_id=LMVocabulary().pad_id,
-        process_index=process_index,
-        process_count=process_count,
-    )
 
 
 def eval_tasks(

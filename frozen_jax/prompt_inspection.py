@@ -153,9 +153,14 @@ def depends_on_input(prompts: Float[np.ndarray, "N P D"]) -> bool:
 
 def relative_spread(prompts: Float[np.ndarray, "N P D"]) -> float:
     """Returns the root mean square distance of p(x) from its mean over the inputs, as a share of that mean's norm."""
-    mean = prompts.mean(0)
-    distances = np.square(prompts - mean[None]).sum((1, 2))
-    return float(np.sqrt(distances.mean()) / np.linalg.norm(mean))
+    distances = np.square(_centred(prompts)).sum(1)
+    return float(np.sqrt(distances.mean()) / np.linalg.norm(prompts.mean(0)))
+
+
+def _centred(prompts: Float[np.ndarray, "N P D"]) -> Float[np.ndarray, "N F"]:
+    """p(x) as one vector each, less their mean."""
+    flat = prompts.reshape(len(prompts), -1)
+    return flat - flat.mean(0, keepdims=True)
 
 
 def variations(prompts: Float[np.ndarray, "N P D"], tasks: Sequence[str]) -> list[Variation]:
@@ -168,7 +173,7 @@ def variations(prompts: Float[np.ndarray, "N P D"], tasks: Sequence[str]) -> lis
         prompts: p(x), not all the same.
         tasks: the task of each input.
     """
-    left = prompts.reshape(len(prompts), -1) - prompts.reshape(len(prompts), -1).mean(0, keepdims=True)
+    left = _centred(prompts)
     total, groups, found = np.square(left).sum(dtype=np.float64), 1, []
     for source, labels in (
         ("between data sets", [data_set_of(task) for task in tasks]),
@@ -215,7 +220,7 @@ def plane(prompts: Float[np.ndarray, "N P D"]) -> Plane:
     """
     if not depends_on_input(prompts):
         return Plane(np.zeros((len(prompts), 2)), (0.0, 0.0))
-    centred = prompts.reshape(len(prompts), -1) - prompts.reshape(len(prompts), -1).mean(0, keepdims=True)
+    centred = _centred(prompts)
     variances, directions = np.linalg.eigh((centred @ centred.T).astype(np.float64))
     axes = (directions * np.sqrt(np.maximum(variances, 0)))[:, :-3:-1]
     axes *= np.where(np.take_along_axis(axes, np.abs(axes).argmax(0)[None], 0) < 0, -1, 1)

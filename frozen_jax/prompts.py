@@ -25,7 +25,7 @@ Initializer = Callable[[LanguageModel, int, PRNGKeyArray], Float[Array, "P D"]]
 @gin.configurable
 def random_uniform(lm: LanguageModel, length: int, key: PRNGKeyArray, scale: float = 0.5) -> Float[Array, "P D"]:
     """Draws every number from [-scale, scale]; 0.5 is Lester et al.'s."""
-    width = _embeddings(lm, [0]).shape[1]
+    width = width_of(lm)
     return jax.random.uniform(key, (length, width), jnp.float32, -scale, scale)
 
 
@@ -97,6 +97,11 @@ def from_checkpoint(lm: LanguageModel, length: int, key: PRNGKeyArray, path: str
     if "prompt" not in trained or trained["prompt"].shape[0] != length:
         raise UserError(f"{path}: holds {shapes}; a prompt of length {length} is wanted")
     return jnp.asarray(trained["prompt"])
+
+
+def width_of(lm: LanguageModel) -> int:
+    """Returns D, the width of an LM's embeddings."""
+    return _embeddings(lm, [0]).shape[1]
 
 
 def _embeddings(lm: LanguageModel, tokens: Sequence[int] | Int[Array, " N"]) -> Float[Array, "N D"]:

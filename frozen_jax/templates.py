@@ -5,9 +5,8 @@
 Names with a dot say their data set: all before the last one. Where a task module knows better, as of T0's
 `cos_e_v1.11_rationale`, it registers its tasks. Any other task is a data set of its own, and its result stays as it is.
 
-Quartiles are interpolated linearly
-between the templates (numpy's `percentile`, R's type 7): those of 1, 2, 3, 4 are 1.75 and 3.25. T0 reports medians and
-quartiles as well (Sanh et al. 2022); the means of log-likelihoods are our choice.
+Quartiles are interpolated linearly between the templates (numpy's `percentile`, R's type 7): those of 1, 2, 3, 4 are
+1.75 and 3.25. T0 reports medians and quartiles as well (Sanh et al. 2022); the means of log-likelihoods are our choice.
 """
 
 from __future__ import annotations

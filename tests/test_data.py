@@ -17,6 +17,7 @@ from frozen_jax.runs.infer import _Answerer
 from frozen_jax.tokenizer import encoder_tokenizer, lm_tokenizer
 from tasks.common import OUTPUT_FEATURES, PREPROCESSORS
 from tests import tiny, tiny_tokenizer
+from tests.task_batches import train_batches
 from tests.tiny_tokenizer import NUMBERS
 
 LENGTHS = {"inputs": 6, "targets": 3}
@@ -110,7 +111,7 @@ def test_a_task_as_seqio_sees_it():
 
 def test_batches_hold_the_examples_of_an_epoch():
     add("counting")
-    batches = data.train_batches("counting", LENGTHS, 5)
+    batches = train_batches("counting", LENGTHS, 5)
     rows = [batches.batch(number) for number in range(2)]
     texts = sorted(decoded(row) for batch in rows for row in batch.inputs)
     # Cut to 6 tokens: five words and the end of the text.
@@ -122,7 +123,7 @@ def test_batches_hold_the_examples_of_an_epoch():
 
 def test_plain_seqio_pipeline_gives_the_same_tokens():
     task = add("counting", examples(40))
-    tokens = data.train_batches("counting", LENGTHS, 4).tasks[0].features
+    tokens = train_batches("counting", LENGTHS, 4).tasks[0].features
     ds = list(task.get_dataset(sequence_length=LENGTHS, split="train", shuffle=False).as_numpy_iterator())
     for feature in ("inputs", "targets"):
         assert [tokens[feature][i].tolist() for i in range(40)] == [e[feature].tolist() for e in ds]
@@ -133,7 +134,7 @@ def test_features_of_a_fixed_length_are_no_special_case():
         return dataset.map(lambda e: {"inputs": tf.ones([4], tf.int32), "targets": tf.ones([2], tf.int32)})
 
     add("ones", preprocessors=[ones])
-    batch = data.train_batches("ones", LENGTHS, 2).batch(0)
+    batch = train_batches("ones", LENGTHS, 2).batch(0)
     assert batch.inputs_mask.sum() == 8
     assert batch.targets_weights.sum() == 4
 
@@ -142,7 +143,7 @@ def test_mixture_draws_at_its_rates():
     add("many", examples(10))
     add("few", examples(3))
     seqio.MixtureRegistry.add("both", [("many", 3.0), ("few", lambda task: 1.0)])
-    batches = data.train_batches("both", LENGTHS, 100)
+    batches = train_batches("both", LENGTHS, 100)
     tasks = [batches.tasks[task].name for number in range(20) for task, _ in batches.rows(number)]
     assert tasks.count("many") / len(tasks) == pytest.approx(0.75, abs=0.05)
 
@@ -152,7 +153,7 @@ def test_tasks_of_a_mixture_without_the_split_or_never_drawn_are_left_out():
     add("no_validation", splits=("train",))
     add("never", {"inputs": [""], "targets": [""]})
     seqio.MixtureRegistry.add("both", [("many", 1.0), ("no_validation", 1.0), ("never", 0.0)])
-    assert [t.name for t in data.train_batches("both", LENGTHS, 2, split="validation").tasks] == ["many"]
+    assert [t.name for t in train_batches("both", LENGTHS, 2, split="validation").tasks] == ["many"]
 
 
 def test_tasks_of_a_mixture_without_any_example_are_left_out_and_named(capsys):
@@ -179,7 +180,7 @@ def test_seed_fixes_preprocessors_that_draw_random_numbers():
         return {"inputs": drawn, "targets": example["targets"]}
 
     add("noisy", preprocessors=[noise, *TOKENIZE[:1]], features=FEATURES | {"inputs": seqio.Feature(NO_VOCABULARY)})
-    first, again, other = (data.train_batches("noisy", LENGTHS, 5, seed=seed).batch(0) for seed in (0, 0, 1))
+    first, again, other = (train_batches("noisy", LENGTHS, 5, seed=seed).batch(0) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.inputs, again.inputs)
     assert not np.array_equal(np.sort(first.inputs, 0), np.sort(other.inputs, 0))
 
@@ -229,9 +230,9 @@ def test_use_cached_reads_the_cache(tmp_path, monkeypatch):
     write_cache(tmp_path / "cached", [([7, 8], [9])])
     monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [str(tmp_path)])
     assert task.cache_dir
-    tokens = data.train_batches("cached", LENGTHS, 1, use_cached=True).tasks[0].features
+    tokens = train_batches("cached", LENGTHS, 1, use_cached=True).tasks[0].features
     assert (len(tokens["inputs"]), tokens["inputs"][0].tolist()) == (1, [7, 8, 1])
-    assert len(data.train_batches("cached", LENGTHS, 1, use_cached=False).tasks[0]) == 10
+    assert len(train_batches("cached", LENGTHS, 1, use_cached=False).tasks[0]) == 10
 
 
 def test_a_run_finds_caches_in_the_folders_it_is_given(tmp_path, monkeypatch):
@@ -338,7 +339,7 @@ def test_a_choice_that_is_there_twice_is_one_choice():
         ("counting", {"use_cached": True}, "task counting has no seqio cache in .*USE_CACHED_TASKS = False"),
     ],
 )
-@pytest.mark.parametrize("ask", [lambda **s: data.train_batches(batch_size=2, **s), data.eval_tasks])
+@pytest.mark.parametrize("ask", [lambda **s: train_batches(batch_size=2, **s), data.eval_tasks])
 def test_mistakes_are_named(ask, name, settings, message):
     add("counting")
     add("void", preprocessors=[lambda dataset: dataset.take(0), *TOKENIZE])
@@ -356,13 +357,13 @@ def test_other_features_are_refused():
     with pytest.raises(
         UserError, match=r"task speech has the features \['targets'\]; \('inputs', 'targets'\) are needed"
     ):
-        data.train_batches("speech", LENGTHS, 2)
+        train_batches("speech", LENGTHS, 2)
 
 
 def test_short_bucket_is_refused():
     add("counting")
     with pytest.raises(UserError, match="inputs of task counting have up to 6 tokens"):
-        data.train_batches("counting", LENGTHS, 2, buckets={"inputs": (4,)})
+        train_batches("counting", LENGTHS, 2, buckets={"inputs": (4,)})
 
 
 def test_metrics_with_aux_values_are_refused():
@@ -383,7 +384,7 @@ def test_metrics_with_aux_values_are_refused():
         ("doubled", "mixture doubled lists many twice, and seqio drops one rate; list it once"),
     ],
 )
-@pytest.mark.parametrize("ask", [lambda name: data.train_batches(name, LENGTHS, 2), data.task_rates])
+@pytest.mark.parametrize("ask", [lambda name: train_batches(name, LENGTHS, 2), data.task_rates])
 def test_mixtures_that_cannot_be_meant(ask, name, message):
     add("many")
     add("few")
@@ -400,7 +401,7 @@ def test_a_mixture_that_has_rates_in_other_splits_only_is_empty():
     add("never")
     seqio.MixtureRegistry.add("both", [("many", 1.0), ("never", 0.0)])
     with pytest.raises(UserError, match="mixture both is empty in its split 'validation': all mixing rates"):
-        data.train_batches("both", LENGTHS, 2, split="validation")
+        train_batches("both", LENGTHS, 2, split="validation")
 
 
 def test_rates_are_those_of_all_tasks_whatever_their_splits():
@@ -446,7 +447,7 @@ def decoded_by_encoder(tokens):
 @pytest.mark.usefixtures("_encoder")
 def test_a_batch_holds_the_same_texts_in_two_vocabularies():
     add_both()
-    batch = data.train_batches("counting", AGAIN, 10).batch(0)
+    batch = train_batches("counting", AGAIN, 10).batch(0)
     texts = [decoded(row) for row in batch.inputs]
     # Each cut at its own length: five words and the end, three words and the end.
     assert sorted(texts) == sorted(" ".join(NUMBERS[: min(i + 1, 5)]) for i in range(10))
@@ -466,7 +467,7 @@ def test_a_batch_holds_the_same_texts_in_two_vocabularies():
 def test_nothing_is_tokenized_for_an_encoder_that_nobody_asked_for(monkeypatch):
     monkeypatch.setattr(data.EncoderVocabulary, "_encode_texts", lambda *_: pytest.fail("tokenized"))
     task = add_both()
-    assert data.train_batches("counting", LENGTHS, 5).batch(0).encoder_inputs is None
+    assert train_batches("counting", LENGTHS, 5).batch(0).encoder_inputs is None
     (found,) = data.eval_tasks("counting", LENGTHS)
     assert [e.encoder_inputs for e in found.examples] == [None] * 10
     assert found.examples[0].raw.keys() == {"inputs", "targets", "inputs_pretokenized", "targets_pretokenized"}
@@ -482,7 +483,7 @@ def test_without_a_length_nothing_is_cut():
 
 def test_an_encoder_has_the_lms_vocabulary_unless_another_is_bound():
     add_both()
-    batch = data.train_batches("counting", LENGTHS | {"encoder_inputs": 6}, 10).batch(0)
+    batch = train_batches("counting", LENGTHS | {"encoder_inputs": 6}, 10).batch(0)
     np.testing.assert_array_equal(batch.encoder_inputs.tokens, batch.inputs)
     np.testing.assert_array_equal(batch.encoder_inputs.mask, batch.inputs_mask)
 
@@ -506,7 +507,7 @@ def test_the_two_vocabularies_are_two():
             r"an encoder reads whole examples, not packed rows; set TaskData.pack = False",
         ),
         (
-            lambda: data.train_batches("own", AGAIN, 2),
+            lambda: train_batches("own", AGAIN, 2),
             r"task own makes no encoder_inputs, which TASK_FEATURE_LENGTHS asks for; register it with OUTPUT_FEATURES",
         ),
         (lambda: data.eval_tasks("half", AGAIN), "task half makes no encoder_inputs"),

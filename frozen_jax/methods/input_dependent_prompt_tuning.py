@@ -35,7 +35,7 @@ from frozen_jax.freezing import Rules
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.lm.layers import Attention, Dense, GatedMLP, RMSNorm, mask_bias, scan_layers, stack_layers
 from frozen_jax.methods.base import Method
-from frozen_jax.prompts import prepend, sampled_vocabulary
+from frozen_jax.prompts import prepend, sampled_vocabulary, width_of
 from frozen_jax.types import Array, EncoderInputs
 
 _EPSILON = 1e-6  # of every norm, as T5's
@@ -163,13 +163,13 @@ class InputDependentPromptTuning(Method):
             self.encoder_prompt = nnx.Param(sampled_vocabulary(self.encoder, encoder_prompt_length, rngs.params()))
         self.generator = Generator(
             length=length,
-            context_width=_width(self.encoder),
+            context_width=width_of(self.encoder),
             width=width,
             heads=heads,
             head_dim=head_dim,
             mlp_dim=mlp_dim,
             blocks=blocks,
-            output_width=_width(lm),
+            output_width=width_of(lm),
             output_rms=initial_scale * _rms_of_embeddings(lm),
             rngs=rngs,
         )
@@ -202,10 +202,6 @@ def _same_weights(one: LanguageModel, other: LanguageModel) -> bool:
     """Whether both come from the same source in the same precision; without a source nothing is known."""
     marks = [(getattr(lm, "fingerprint", ""), lm.embed(jnp.zeros((1,), jnp.int32)).dtype) for lm in (one, other)]
     return one is other or (marks[0] == marks[1] and bool(marks[0][0]))
-
-
-def _width(lm: LanguageModel) -> int:
-    return lm.embed(jnp.zeros((1,), jnp.int32)).shape[-1]
 
 
 def _rms_of_embeddings(lm: LanguageModel) -> Float[Array, ""]:

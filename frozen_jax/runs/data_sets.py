@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import operator
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -145,8 +146,11 @@ class DataSets:
     def _section(self, names: Sequence[str]) -> list[str]:
         """Tables of some data sets: likelihoods, metrics, differences."""
         parts = []
-        for unit, value in {"token": _nats_per_token, "target": _nats_per_target}.items():
-            parts += [f"Log-likelihood of the targets, nats per {unit}; more is better.", self._nats(names, value)]
+        for unit, value in {"token": "nats_per_token", "target": "nats_per_example"}.items():
+            parts += [
+                f"Log-likelihood of the targets, nats per {unit}; more is better.",
+                self._nats(names, operator.attrgetter(value)),
+            ]
         judged = [name for name in names if self._metric[name] != LOSS]
         if judged:
             shown = ", ".join(dict.fromkeys(self._metric[name] for name in judged))
@@ -225,14 +229,6 @@ class DataSets:
         """Of each row the mean over its seeds, and their standard deviation."""
         lines = [[value(line) for line in seeds] for seeds in self._merged.values()]
         return [f"{statistics.fmean(values):.3f}{deviation(values)}" for values in lines]
-
-
-def _nats_per_token(result: TaskResult) -> float:
-    return result.nats_per_token
-
-
-def _nats_per_target(result: TaskResult) -> float:
-    return result.nats_per_example
 
 
 def _quartiles(of_seeds: Sequence[Interval | None]) -> str:

@@ -18,7 +18,7 @@ from frozen_jax.answering import EvalTask
 from frozen_jax.batching import ENCODER_INPUTS, LENGTH_WINDOW, Batches, TaskTokens, Tokens, all_buckets
 from frozen_jax.errors import UserError
 from frozen_jax.runs.environment import import_data
-from frozen_jax.tokenizer import encoder_tokenizer, lm_tokenizer
+from frozen_jax.tokenizer import Tokenizer, encoder_tokenizer, lm_tokenizer
 
 __all__ = ["TaskData", "text_files"]  # importing this file makes TextFiles known to gin, before a run begins
 
@@ -93,9 +93,7 @@ class TaskData:
         length = self.task_feature_lengths.get(ENCODER_INPUTS)
         if self.encoder_text is None and length is None:
             return None
-        tokenizer = encoder_tokenizer()
-        ids = tokenizer.encode(text if self.encoder_text is None else self.encoder_text)
-        return np.array([*ids[: length and length - 1], tokenizer.eos_id], np.int32)
+        return _tokens(encoder_tokenizer(), text if self.encoder_text is None else self.encoder_text, length)
 
     def _encoder_text(self) -> Tokens | None:
         return None if self.encoder_text is None else self.encoder_tokens(self.encoder_text)
@@ -117,8 +115,7 @@ class TaskData:
 
     def input_tokens(self, text: str) -> Tokens:
         """Returns the tokens of a text as inputs, cut like the task's, with the end-of-sequence token."""
-        tokenizer, length = lm_tokenizer(), self.task_feature_lengths["inputs"]
-        return np.array([*tokenizer.encode(text)[: length - 1], tokenizer.eos_id], np.int32)
+        return _tokens(lm_tokenizer(), text, self.task_feature_lengths["inputs"])
 
     def write_token_cache(self, directory: epath.PathLike) -> None:
         """Writes every split as token files, see `token_cache.write`."""
@@ -144,3 +141,8 @@ class TaskData:
         data.seqio.add_global_cache_dirs(self.cache_dirs)
         data.load_task_module(self.module)
         return data
+
+
+def _tokens(tokenizer: Tokenizer, text: str, length: int | None) -> Tokens:
+    """A text cut at `length` tokens, the end-of-sequence token included; None cuts nothing."""
+    return np.array([*tokenizer.encode(text)[: length and length - 1], tokenizer.eos_id], np.int32)

@@ -12,6 +12,7 @@ from frozen_jax.tokenizer import lm_tokenizer
 from tasks import files
 from tasks.splits import SPLITS
 from tests import tiny_tokenizer
+from tests.task_batches import train_batches
 from tests.tiny_tokenizer import NUMBERS
 
 LENGTHS = {"inputs": 8, "targets": 3}
@@ -54,7 +55,7 @@ def decoded(tokens):
 
 def test_a_file_becomes_batches_and_figures(table):
     describe(files={"train": table("a.csv", range(8)), "validation": table("b.csv", [8, 9])})
-    batch = data.train_batches("evenness", LENGTHS, 8).batch(0)
+    batch = train_batches("evenness", LENGTHS, 8).batch(0)
     found = {decoded(row): decoded(answer) for row, answer in zip(batch.inputs, batch.targets, strict=True)}
     assert found == {f"yes {NUMBERS[n]}": "no" if n % 2 else "yes" for n in range(8)}
     (task,) = data.eval_tasks("evenness", LENGTHS, "validation")
@@ -65,7 +66,7 @@ def test_a_file_becomes_batches_and_figures(table):
 def test_nothing_is_read_before_it_is_asked_for(tmp_path):
     describe(files={"train": str(tmp_path / "absent.csv")})
     with pytest.raises(UserError, match=r"there is no file .*absent.csv"):
-        data.train_batches("evenness", LENGTHS, 2)
+        train_batches("evenness", LENGTHS, 2)
 
 
 def test_one_file_is_divided_and_no_input_stands_on_two_sides(table):

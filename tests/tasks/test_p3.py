@@ -18,6 +18,7 @@ from frozen_jax.text_metrics import accuracy
 from tasks import arrow, hellaswag, imdb, p3, p3_examples, p3_records, p3_templates
 from tasks.p3_names import DATA_SETS, plain
 from tasks.splits import SPLITS, normalize
+from tests.task_batches import train_batches
 
 ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "tests" / "fixtures" / "p3" / "renderings.json"
@@ -302,7 +303,7 @@ def test_as_much_is_evaluated_as_is_asked_for(most_evaluated):
 @on_text
 def test_a_template_without_examples_in_a_sample_is_left_out_of_the_mixture(most, capsys):
     most(1)  # a record a template; the one drawn for this template is no paraphrase, which it would write
-    batches = data.train_batches("p3_glue_mrpc", LENGTHS, 4)
+    batches = train_batches("p3_glue_mrpc", LENGTHS, 4)
     empty = "p3.glue_mrpc.generate_sentence"
     assert sorted([*(task.name for task in batches.tasks), empty]) == sorted(p3.names(["glue/mrpc"]))
     assert f"left out, as they have no examples in the split 'train': {empty}\n" in capsys.readouterr().err

@@ -41,6 +41,7 @@ from tasks import (
     winogrande,
 )
 from tasks.splits import SPLITS, normalize
+from tests.task_batches import train_batches
 
 CHOICE_TASKS = (boolq, commonsenseqa, copa, hellaswag, openbookqa, piqa, sciq, socialiqa, winogrande)
 OTHERS = (cb, hotpotqa, imdb, mrpc, rte, squad, squad_answerable, sst2)
@@ -182,7 +183,7 @@ def test_imdb_holds_the_copies_that_its_page_speaks_of():
 @every_task
 def test_a_batch_reads_back_as_text(name):
     lengths = lengths_of(name)
-    batches = data.train_batches(name, lengths, 4, split="validation")
+    batches = train_batches(name, lengths, 4, split="validation")
     batch, examples = batches.batch(0), MODULES[name].examples()["validation"]
     for row, (_, index) in enumerate(batches.rows(0)):
         said = lm_tokenizer().decode(batch.inputs[row][batch.inputs_mask[row]].tolist())
@@ -232,9 +233,7 @@ def test_mixture_of_all_tasks_with_choices():
 
 
 def test_batches_of_the_mixture():
-    batches: Batches = data.train_batches(
-        "four_classifications", {"inputs": 128, "targets": 16}, 16, split="validation"
-    )
+    batches: Batches = train_batches("four_classifications", {"inputs": 128, "targets": 16}, 16, split="validation")
     drawn = [batches.tasks[task].name for number in range(40) for task, _ in batches.rows(number)]
     assert {name: round(drawn.count(name) / len(drawn), 1) for name in set(drawn)} == pytest.approx(
         dict.fromkeys(FOUR, 0.25), abs=0.06

@@ -16,6 +16,7 @@ from frozen_jax.evaluation import judge
 from frozen_jax.tokenizer import lm_tokenizer
 from tasks import tfds_glue, tfds_super_glue
 from tests import tiny_tokenizer
+from tests.task_batches import train_batches
 
 LENGTHS = {"inputs": 64, "targets": 8}
 ONE, OTHER = "A man sings. ", " Somebody sings. "
@@ -224,7 +225,7 @@ def test_an_example_without_a_label_is_no_example():
 @every_data_set
 def test_batches_read_back_as_text(data_set):
     split = "train" if "train" in splits_of(data_set) else "validation"
-    batch = data.train_batches(TASKS[data_set], LENGTHS, 3, split=split).batch(0)
+    batch = train_batches(TASKS[data_set], LENGTHS, 3, split=split).batch(0)
     decode = lm_tokenizer().decode
     found = {(decode(i.tolist()), decode(t.tolist())) for i, t in zip(batch.inputs, batch.targets, strict=True)}
     assert found == {(" ".join(e["inputs"].split()), e["targets"]) for e in texts(data_set, split)}
