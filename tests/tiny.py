@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from frozen_jax.lm.llama import Llama, LlamaConfig
 from frozen_jax.lm.t5 import T5, T5Config
 from frozen_jax.methods.base import Method
 from frozen_jax.methods.fine_tuning import FineTuning
@@ -28,6 +29,18 @@ CONFIG = T5Config(
     num_encoder_layers=2,
     num_decoder_layers=2,
 )
+
+
+LLAMA_CONFIG = LlamaConfig(
+    vocab_size=96, emb_dim=16, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=32, num_layers=2, eos_id=1
+)
+
+
+def llama(seed: int = 0, **changes: object) -> Llama:
+    config = dataclasses.replace(LLAMA_CONFIG, **changes)
+    return Llama(
+        config, rngs=nnx.Rngs(seed), name=f"tiny-llama-{seed}", fingerprint=f"fingerprint of tiny-llama-{seed}"
+    )
 
 
 def t5(seed: int = 0, **changes: object) -> T5:

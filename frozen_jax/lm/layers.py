@@ -59,15 +59,20 @@ def apply_dropout(dropout: Dropout | None, x: Float[Array, "..."], site: int) ->
 
 
 class Dense(nnx.Module):
-    """A linear map without bias: x [..., in] @ kernel [in, out]."""
+    """A linear map: x [..., in] @ kernel [in, out], and a bias [out] where there is one."""
 
-    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
-        """Initialises the kernel from a normal of standard deviation inputs**-0.5, as T5X."""
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, use_bias: bool = False) -> None:
+        """Initialises the kernel from a normal of standard deviation inputs**-0.5, as T5X, and the bias to zeros."""
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (inputs, outputs)) * inputs**-0.5)
+        if use_bias:
+            self.bias = nnx.Param(jnp.zeros((outputs,)))
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Applies the map in the dtype of x."""
-        return x @ self.kernel[...].astype(x.dtype)
+        y = x @ self.kernel[...].astype(x.dtype)
+        if hasattr(self, "bias"):
+            y = y + jnp.expand_dims(self.bias[...].astype(x.dtype), range(x.ndim - 1))
+        return y
 
 
 class RMSNorm(nnx.Module):
