@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from frozen_jax import data
 from frozen_jax.errors import UserError
+from frozen_jax.lm.decoding import Greedy
+from frozen_jax.lm.generation import Generated, Stop
 from frozen_jax.methods.base import Method
 from frozen_jax.runs import task_data
 from frozen_jax.runs.infer import _Answerer
@@ -579,21 +581,22 @@ def test_inference_gives_an_encoder_what_the_task_gives(run_data):
     given = []
 
     class Echo(Method):
-        def generate(self, inputs, *, inputs_lengths, max_length, num_beams, **more):
-            given.append(more.get("encoder_inputs"))
-            return inputs
+        def generate_many(self, inputs, *, encoder_inputs, **settings):
+            given.append(encoder_inputs)
+            for number, tokens in enumerate(inputs):
+                yield number, Generated(tokens[None], np.array([len(tokens)]), np.zeros((1, len(tokens))))
 
     add_both()
     model, texts = Echo(tiny.t5()), examples()["inputs"][:3]
     for lengths, text, wanted in [
         (LENGTHS, None, None),
-        (AGAIN, None, [*texts, ""]),
-        (LENGTHS, "yes no", ["yes no"] * 4),
+        (AGAIN, None, texts),
+        (LENGTHS, "yes no", ["yes no"] * 3),
     ]:
         run = run_data(task_feature_lengths=lengths, encoder_text=text)
-        assert _Answerer(run, 4, 1)(model, texts, rows=4) == texts
+        assert [text for _, text, _ in _Answerer(run, 4, Greedy(), Stop())(model, texts, slots=2)] == texts
         read = given.pop()
-        assert (read and [decoded_by_encoder(row[mask]) for row, mask in zip(*read, strict=True)]) == wanted
+        assert (read and [decoded_by_encoder(row) for row in read]) == wanted
     (task,) = run_data(task_feature_lengths=AGAIN).eval_tasks("validation")
     assert [run_data(task_feature_lengths=AGAIN).encoder_tokens(e.inputs_text).tolist() for e in task.examples] == [
         e.encoder_inputs.tolist() for e in task.examples
