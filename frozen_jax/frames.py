@@ -58,19 +58,19 @@ def resolve(name: str, template: str, says: Mapping[str, str]) -> tuple[str, str
             alters the message.
     """
     if template != CHAT:
-        before, *after = template.split(INPUTS)
-        if len(after) != 1:
+        parts = template.split(INPUTS)
+        if len(parts) != 2:
             raise UserError(f"lm_tokenizer.template is {template!r}; it needs {INPUTS} once, or to be {CHAT!r}")
-        return before, *after
+        return parts[0], parts[1]
     if "chat_template" not in says:
         raise UserError(f"{name} has no chat template; give lm_tokenizer.template a text with {INPUTS} in it")
-    before, *after = _rendered(name, says).split(_MESSAGE)
-    if len(after) != 1:
+    parts = _rendered(name, says).split(_MESSAGE)
+    if len(parts) != 2:
         raise UserError(
-            f"the chat template of {name} gives the user's message {len(after)} times as it is, not once; "
+            f"the chat template of {name} gives the user's message {len(parts) - 1} times as it is, not once; "
             f"give lm_tokenizer.template a text with {INPUTS} in it"
         )
-    return before, *after
+    return parts[0], parts[1]
 
 
 def _rendered(name: str, says: Mapping[str, str]) -> str:

@@ -123,6 +123,17 @@ class Tokenizer:
             tokens = tokens[: tokens.index(self.eos_id)]
         return self._backend.decode([token for token in tokens if token != self.pad_id and token < self.vocab_size])
 
+    def spelt(self, ids: Sequence[int]) -> str:
+        """The text of all token ids, special tokens and padding too, for people to look at.
+
+        Args:
+            ids: token ids.
+
+        Returns:
+            The text, whole; ids that only fill up the LM's embedding table are left out.
+        """
+        return self._backend.decode([int(token) for token in ids if token < self.vocab_size], special=True)
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """How the vocabulary spells tokens, for people to look at.
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import pathlib
 import re
 from typing import Any, Protocol, runtime_checkable
+
+import tokenizers
 
 from frozen_jax import gguf_tokenizer
 from frozen_jax.errors import UserError
@@ -41,8 +44,8 @@ class Backend(Protocol):
         """Returns the tokens of a text that may spell special tokens, and means them."""
         ...
 
-    def decode(self, ids: list[int]) -> str:
-        """Returns the text of tokens, without the special ones."""
+    def decode(self, ids: list[int], *, special: bool = False) -> str:
+        """Returns the text of tokens; the special ones are left out, or spelt."""
         ...
 
     def token_id(self, token: str) -> int | None:
@@ -89,8 +92,8 @@ class _Tokenizers:
 
     encode_frame = encode  # the library finds special tokens in any text
 
-    def decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+    def decode(self, ids: list[int], *, special: bool = False) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=not special)
 
     def token_id(self, token: str) -> int | None:
         return self._tokenizer.token_to_id(token)
@@ -104,8 +107,6 @@ class JsonBackend(_Tokenizers):
 
     def __init__(self, stream: io.BufferedIOBase) -> None:
         """Parses the file."""
-        import tokenizers
-
         content = stream.read()
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
         # The file may carry the settings of whoever saved it; the titler's cuts every text at 48 tokens.
@@ -156,9 +157,13 @@ class SentencePieceBackend:
             start = found.end()
         return ids + self.encode(text[start:])
 
-    def decode(self, ids: list[int]) -> str:
-        """Control tokens are left out."""
-        return self._processor.decode([token for token in ids if not self._processor.is_control(token)])
+    def decode(self, ids: list[int], *, special: bool = False) -> str:
+        """Control tokens are left out, or spelt."""
+        if not special:
+            return self._processor.decode([token for token in ids if not self._processor.is_control(token)])
+        runs = itertools.groupby(ids, self._processor.is_control)
+        pieces = self._processor.id_to_piece
+        return "".join("".join(map(pieces, run)) if control else self.decode(list(run)) for control, run in runs)
 
     def token_id(self, token: str) -> int | None:
         """The id of a piece."""

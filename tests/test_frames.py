@@ -83,7 +83,7 @@ def test_where_a_folder_may_keep_its_chat_template(tmp_path, place):
 @pytest.mark.parametrize(
     ("jinja", "wanted"),
     [
-        ("{% for m in messages %}\n  {% if not m %}{% continue %}{% endif %}\n{{ m.content }}|{% endfor %}", "{inputs}|"),
+        ("{% for m in messages %}\n  {% if m %}{{ m.content }}{% break %}{% endif %}\nno{% endfor %}", "{inputs}"),
         ("{{ {'a': 'ü'} | tojson }}{{ messages[0].content }}", '{"a": "ü"}{inputs}'),
         ("{% if tools is not none or documents is not none %}no{% endif %}{{ messages[0].content }}", "{inputs}"),
         ("{{ strftime_now('%Y') if strftime_now is defined else '2024' }} {{ messages[0].content }}", "2024 {inputs}"),

@@ -89,7 +89,8 @@ class _Answerer:
     def __call__(self, model: LanguageModel, texts: list[str], rows: int = 1) -> list[str]:
         """Answers texts; the last batch is filled up to `rows`."""
         filled, lengths = [*texts, *[""] * (rows - len(texts))], self._data.task_feature_lengths
-        padded, mask = _padded([self._data.input_tokens(text) for text in filled], lengths["inputs"], model.pad_id)
+        longest = lengths["inputs"] + lm_tokenizer().frame_length
+        padded, mask = _padded([self._data.input_tokens(text) for text in filled], longest, model.pad_id)
         settings: dict[str, Any] = {"max_length": self._max_length, "num_beams": self._num_beams}
         encoder_inputs = [tokens for text in filled if (tokens := self._data.encoder_tokens(text)) is not None]
         if encoder_inputs:
