@@ -216,3 +216,12 @@ def test_pieces_are_spelt_as_the_vocabulary_does(tmp_path: pathlib.Path, spiece_
     pieces = tokenizer.pieces(ids)
     assert pieces[-3:] == ["</s>", "?", "?"]
     assert "".join(pieces[:-3]).replace("▁", "") == "thecat"
+
+
+def test_spelt_leaves_nothing_out(tmp_path: pathlib.Path, spiece_model: bytes):
+    (tmp_path / "spiece.model").write_bytes(spiece_model)
+    for source, special in ((tmp_path / "spiece.model", "</s>"), (tiny_bpe.write_folder(tmp_path), "<|im_end|>")):
+        tokenizer = load_tokenizer(str(source))
+        ids = [*tokenizer.encode("the cat"), tokenizer.eos_id, *tokenizer.encode("sat"), tokenizer.eos_id]
+        assert tokenizer.spelt([*ids, tokenizer.vocab_size]) == f"the cat{special}sat{special}"
+        assert tokenizer.decode(ids) == "the cat"
