@@ -61,7 +61,7 @@ class EvalExample:
     Attributes:
         index: its place in the split, or the number of the record that it was made of (a task's field `record_number`):
             of two templates of a data set, equal numbers are the same record.
-        inputs: token ids.
+        inputs: token ids, as the LM reads them.
         targets: token ids, end-of-sequence token included.
         inputs_text: the same as text.
         targets_text: the same as text.
