@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int, Shaped
 
 from frozen_jax.batching import Tokens
+from frozen_jax.errors import UserError
 from frozen_jax.lm.decoding import Greedy, Strategy
 from frozen_jax.lm.generation import Generated, Stop, Writer, generate_many
 from frozen_jax.lm.layers import Dropout
@@ -53,11 +54,34 @@ class LanguageModel(nnx.Module):
         eos_id: the token that ends a text.
         pad_id: the token that fills up rows when no lengths are given; T5's is 0.
         context_length: the most tokens that can be read and written together; None where nothing bounds them.
+        prompt_length: P, how many vectors `read` puts in front of every input.
     """
 
     eos_id: int
     pad_id: int
     context_length: int | None = None
+    prompt_length: int = 0
+
+    def check_context(self, inputs_lengths: Int[Array, " B"] | Sequence[int], targets_length: int) -> None:
+        """Looks whether inputs and what is written fit into the LM's context.
+
+        Args:
+            inputs_lengths: tokens of each input.
+            targets_length: the most tokens that stand behind.
+
+        Raises:
+            UserError: if one does not; nothing is ever cut silently.
+        """
+        if self.context_length is None:
+            return
+        lengths = np.asarray(inputs_lengths)
+        row = int(lengths.argmax())
+        if (over := int(lengths[row]) + self.prompt_length + targets_length - self.context_length) > 0:
+            prompt = f" and a prompt of {self.prompt_length}" if self.prompt_length else ""
+            raise UserError(
+                f"input {row} has {lengths[row]} tokens; with {targets_length} to write{prompt} that is {over} more "
+                f"than the LM's context of {self.context_length}"
+            )
 
     @abc.abstractmethod
     def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
@@ -166,6 +190,7 @@ class LanguageModel(nnx.Module):
             encoder_inputs: see `read`.
         """
         mask = _mask(inputs, inputs_lengths, self.pad_id)
+        self.check_context(mask.sum(axis=1), targets.shape[1])
         return _call(_logits, self, jnp.asarray(inputs), mask, jnp.asarray(targets), encoder_inputs)
 
     def score(
@@ -189,6 +214,7 @@ class LanguageModel(nnx.Module):
         """
         mask = _mask(inputs, inputs_lengths, self.pad_id)
         weights = _mask(targets, targets_lengths, self.pad_id)
+        self.check_context(mask.sum(axis=1), int(weights.sum(axis=1).max()))
         return _call(_score, self, jnp.asarray(inputs), mask, jnp.asarray(targets), weights, encoder_inputs)
 
     def generate(
@@ -217,8 +243,9 @@ class LanguageModel(nnx.Module):
             UserError: if max_length is less than one, inputs and texts do not fit into the LM's context, or logits are
                 not numbers.
         """
-        writer = Writer(self, strategy, max_length, stop)
-        return writer.write(np.asarray(inputs), _mask(inputs, inputs_lengths, self.pad_id), encoder_inputs, ids)
+        mask = np.asarray(_mask(inputs, inputs_lengths, self.pad_id))
+        self.check_context(mask.sum(axis=1), max_length)
+        return Writer(self, strategy, max_length, stop).write(np.asarray(inputs), mask, encoder_inputs, ids)
 
     def generate_many(
         self,
@@ -248,6 +275,7 @@ class LanguageModel(nnx.Module):
         Raises:
             UserError: as `generate`.
         """
+        self.check_context([len(row) for row in inputs] or [0], max_length)
         writer = Writer(self, strategy, max_length, stop)
         return generate_many(writer, inputs, slots, encoder_inputs=encoder_inputs, ids=ids)
 

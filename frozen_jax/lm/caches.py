@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from frozen_jax.types import Array
 
@@ -65,11 +65,12 @@ class Written(NamedTuple):
         """Puts rows that began at another step in the place of some; rows beyond the last go nowhere."""
         latest = self.step - new.step
 
-        def put(old: Float[Array, "L R G T K"], new: Float[Array, "L M G T K"]) -> Float[Array, "L R G T K"]:
+        def put(old: Any, new: Any) -> Any:
             return old.at[:, rows].set(jnp.roll(new, latest, axis=3), mode="drop")
 
-        lengths = self.lengths.at[rows].set(new.lengths, mode="drop")
-        return self._replace(keys=put(self.keys, new.keys), values=put(self.values, new.values), lengths=lengths)
+        keys, values = put(self.keys, new.keys), put(self.values, new.values)
+        lengths: Any = self.lengths
+        return self._replace(keys=keys, values=values, lengths=lengths.at[rows].set(new.lengths, mode="drop"))
 
 
 class Read(NamedTuple):
@@ -88,13 +89,13 @@ class Read(NamedTuple):
     def insert(self, new: Read, places: Int[Array, " N"]) -> Read:
         """Puts other inputs, no longer than these, in some places; places beyond the last go nowhere."""
         length = new.mask.shape[1]
-        mask = jnp.pad(new.mask, ((0, 0), (0, self.mask.shape[1] - length)))
+        mask: Any = self.mask
 
-        def put(old: Shaped[Array, "L B G S K"], new: Shaped[Array, "L N G S2 K"]) -> Shaped[Array, "L B G S K"]:
+        def put(old: Any, new: Any) -> Any:
             return old.at[:, places, :, :length].set(new, mode="drop")
 
-        keys, values = put(self.keys, new.keys), put(self.values, new.values)
-        return Read(keys, values, self.mask.at[places].set(mask, mode="drop"))
+        longer = jnp.pad(new.mask, ((0, 0), (0, mask.shape[1] - length)))
+        return Read(put(self.keys, new.keys), put(self.values, new.values), mask.at[places].set(longer, mode="drop"))
 
 
 class Cache(NamedTuple):

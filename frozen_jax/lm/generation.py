@@ -150,14 +150,15 @@ class Writer:
         running, ended = self.start(_Read(inputs, mask, ids, encoder_inputs)), np.zeros(len(inputs), bool)
         while not ended.all():
             running, ended = self.go_on(running, len(inputs))
-        return self.results(running, range(len(inputs)))
+        found = [text for _, text in self.results(running, range(len(inputs)))]
+        return Generated(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     def start(self, read: _Read) -> _Running:
         """Reads inputs and writes the first token of each text."""
         # Where an input is empty, the prompt itself predicts its first token.
         prompt = self._prompt if np.all(np.any(np.asarray(read.mask), axis=1)) else None
-        read = _Read(*spread_rows(read, like=jax.tree.leaves(self._state)[0]))
-        return _start(*self._static, self._state, prompt, read)
+        rows: Any = spread_rows(read, like=jax.tree.leaves(self._state)[0])
+        return _start(*self._static, self._state, prompt, _Read(*rows))
 
     def go_on(self, running: _Running, ended: int) -> tuple[_Running, Bool[np.ndarray, " B"]]:
         """Writes until so many inputs have ended; returns which.
@@ -183,15 +184,20 @@ class Writer:
         """Puts new inputs in the place of those that have ended."""
         return _refill(self.strategy.rows, running, new, places)
 
-    def results(self, running: _Running, places: Sequence[int]) -> Generated:
-        """Returns what some inputs have written."""
+    def results(self, running: _Running, places: Sequence[int]) -> Iterator[tuple[int, Generated]]:
+        """Yields what some inputs have written."""
         texts = self.strategy.texts(running.state)
-        tokens, lengths, log_probs = (
-            np.array(part[np.asarray(places)]).reshape(-1, *part.shape[2:])
-            for part in (texts.tokens, texts.lengths, texts.log_probs)
-        )
-        for row, length in enumerate(lengths if self.stop.strings else ()):
-            lengths[row] = self.stop.length(tokens[row, :length].tolist()) or length
+        written = [np.asarray(part) for part in (texts.tokens, texts.lengths, texts.log_probs)]
+        for place in places:
+            yield place, self._ended(*(part[place] for part in written))
+
+    def _ended(
+        self, tokens: Int[np.ndarray, "N T"], lengths: Int[np.ndarray, " N"], log_probs: Float[np.ndarray, "N T"]
+    ) -> Generated:
+        """Leaves out what stands behind a string that ends a text."""
+        if self.stop.strings:
+            rows = [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
+            lengths = np.array([self.stop.length(row) or len(row) for row in rows], np.int32)
         behind = np.arange(tokens.shape[1]) >= lengths[:, None]
         return Generated(np.where(behind, self.limits.pad_id, tokens), lengths, np.where(behind, 0.0, log_probs))
 
@@ -216,32 +222,27 @@ def generate_many(
     ids: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Generated]]:
     """Writes texts for any number of inputs; see `LanguageModel.generate_many`."""
-    order = sorted(range(len(inputs)), key=lambda one: -len(inputs[one]))  # what does not fit shows at once
     batches = _Batches(inputs, encoder_inputs, range(len(inputs)) if ids is None else ids, writer.limits.pad_id)
-    slots = min(slots, len(order))
-    held: list[int | None] = list(order[:slots])
-    waiting = order[slots:]
-    running = writer.start(batches.of(order[:slots], slots)) if slots else None
-    while running is not None and (at_work := slots - held.count(None)):
-        refill = min(max(1, slots // _REFILL_SHARE), len(waiting))
-        running, ended = writer.go_on(running, slots - at_work + (refill or at_work))
-        done = [place for place in range(slots) if ended[place] and held[place] is not None]
-        found = writer.results(running, done) if done else None
-        for number, place in enumerate(done):
-            rows = slice(number * writer.strategy.results, (number + 1) * writer.strategy.results)
-            yield held[place], Generated(*(part[rows] for part in found))
-            held[place] = None
-        free = [place for place in range(slots) if held[place] is None]
-        while waiting and len(free) >= refill:
-            size = max(1, slots // _REFILL_SHARE)
-            taken, waiting = waiting[:size], waiting[size:]
+    waiting = sorted(range(len(inputs)), key=lambda one: -len(inputs[one]))  # what does not fit shows at once
+    slots = min(slots, len(waiting))
+    if not slots:
+        return
+    refill = max(1, slots // _REFILL_SHARE)
+    at_work, waiting = dict(enumerate(waiting[:slots])), waiting[slots:]  # which input is in which place
+    running = writer.start(batches.of(list(at_work.values()), slots))
+    while at_work:
+        next_ones = min(refill, len(waiting)) or len(at_work)
+        running, ended = writer.go_on(running, slots - len(at_work) + next_ones)
+        for place, found in writer.results(running, [place for place in at_work if ended[place]]):
+            yield at_work.pop(place), found
+        free = [place for place in range(slots) if place not in at_work]
+        while waiting and len(free) >= min(refill, len(waiting)):
+            taken, waiting = waiting[:refill], waiting[refill:]
             places, free = free[: len(taken)], free[len(taken) :]
-            for place, one in zip(places, taken, strict=True):
-                held[place] = one
-            nowhere = [slots] * (size - len(taken))
-            new = writer.start(batches.of(taken, size))
+            at_work |= zip(places, taken, strict=True)
+            nowhere = [slots] * (refill - len(taken))
+            new = writer.start(batches.of(taken, refill))
             running = writer.refill(running, new, np.array([*places, *nowhere], np.int32))
-            refill = min(size, len(waiting))
 
 
 class _Batches:
@@ -284,6 +285,7 @@ def _start(graphdef: Any, strategy: Strategy, limits: Limits, state: Any, prompt
     embeddings, mask = model.read(read.inputs, read.mask, read.encoder_inputs)
     if prompt is not None:
         embeddings, mask = (part[:, model.shared_prompt().shape[0] :] for part in (embeddings, mask))
+        prompt = jax.tree.map(jnp.copy, prompt)  # what is running is donated, and must not take this along
     hidden, cache = model.prefill(
         embeddings, mask, max_length=limits.max_length, rows_per_input=strategy.rows, prompt=prompt
     )
@@ -326,5 +328,5 @@ def _refill(rows: int, running: _Running, new: _Running, places: Int[Array, " N"
     return _Running(
         running.cache.insert(new.cache, places, row_places),
         jax.tree.map(lambda old, new: old.at[places].set(new, mode="drop"), running.state, new.state),
-        running.feed.at[row_places].set(new.feed, mode="drop"),
+        jnp.asarray(running.feed).at[row_places].set(new.feed, mode="drop"),
     )

@@ -208,13 +208,12 @@ class Decoder(nnx.Module):
 
         def body(layer: DecoderLayer, carry: Any, x: Any) -> Any:
             hidden, all_keys, all_values = carry
-            index, *read_keys_values = x
+            index, read_keys, read_values = x
             queries, keys, values = layer.queries_keys_values(hidden, rotation)
             at = (index, 0, 0, written.slot, 0)
             all_keys = jax.lax.dynamic_update_slice(all_keys, keys[None], at)
             all_values = jax.lax.dynamic_update_slice(all_values, values[None], at)
-            own = ([all_keys[index]], [all_values[index]])
-            hidden = layer(hidden, queries, *(r + o for r, o in zip(read_keys_values, own, strict=True)), bias)
+            hidden = layer(hidden, queries, [*read_keys, all_keys[index]], [*read_values, all_values[index]], bias)
             return hidden, all_keys, all_values
 
         xs = (jnp.arange(self.config.num_layers), *_keys_values(cache.prompt, cache.read))
@@ -320,7 +319,7 @@ class Llama(LanguageModel):
         self, inputs: Float[Array, "B S D"], mask: Bool[Array, "B S"]
     ) -> tuple[Float[Array, "B S1 D"], Bool[Array, "B S1"]]:
         """Puts the beginning-of-text token in front, where that is asked for."""
-        if not self.config.bos_first:
+        if not self.config.bos_first or self.config.bos_id is None:
             return inputs, mask
         begin = self.embed(jnp.full((inputs.shape[0], 1), self.config.bos_id, jnp.int32))
         return jnp.concatenate([begin, inputs.astype(begin.dtype)], axis=1), jnp.pad(

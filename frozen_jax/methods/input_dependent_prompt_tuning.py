@@ -157,6 +157,7 @@ class InputDependentPromptTuning(Method):
         if min(length, width, heads, head_dim, mlp_dim) < 1 or min(blocks, encoder_prompt_length) < 0:
             raise UserError("InputDependentPromptTuning: only blocks and encoder_prompt_length may be 0; none negative")
         self.settings = (("heads", heads),)
+        self.prompt_length += length
         self.encoder = lm if encoder is None or (share_weights and _same_weights(encoder, lm)) else encoder
         rngs = nnx.Rngs(seed)
         if encoder_prompt_length:

@@ -38,6 +38,7 @@ class PromptTuning(Method):
         """
         super().__init__(lm)
         self.prompt = nnx.Param(initializer(lm, length, jax.random.key(seed)))
+        self.prompt_length += length
 
     def read(
         self, inputs: Int[Array, "B S"], inputs_mask: Bool[Array, "B S"], encoder_inputs: EncoderInputs | None = None

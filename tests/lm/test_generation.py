@@ -212,5 +212,23 @@ def test_logits_that_are_not_numbers_are_named():
         list(lm.generate_many(INPUTS[4:5], max_length=3, slots=2, ids=[4]))
 
 
+@pytest.mark.parametrize("name", ["llama", "prompt-tuned llama", "prompt-tuned llama with bos"])
+def test_what_does_not_fit_into_the_context_is_refused_by_how_much(name):
+    method = MODELS[name]()
+    method.context_length = 20 - ("bos" in name)
+    prompt = 5 * ("prompt" in name)
+    longest = int(LENGTHS.max())
+    most = method.context_length - prompt - longest
+    asks = [
+        lambda more: method.generate(BATCH.inputs, max_length=most + more, inputs_lengths=LENGTHS),
+        lambda more: list(method.generate_many(INPUTS, max_length=most + more, slots=4)),
+        lambda more: method.score(BATCH.inputs, np.ones((9, most + more), np.int32), inputs_lengths=LENGTHS),
+    ]
+    for ask in asks:
+        ask(0)
+        with pytest.raises(UserError, match=rf"input \d has {longest} tokens.* is 3 more than the LM's context"):
+            ask(3)
+
+
 def test_nothing_asked_is_nothing_written():
     assert list(model("t5").generate_many([], max_length=3, slots=2)) == []
