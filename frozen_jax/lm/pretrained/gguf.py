@@ -129,9 +129,7 @@ def _vocabulary(settings: Settings, tensors: dict[str, StoredArray]) -> int:
         raise UserError(f"{settings.where}: the array token_embd.weight is missing")
     rows, tokens = tensors["token_embd.weight"].shape[0], settings.get("tokenizer.ggml.tokens")
     if isinstance(tokens, list) and len(tokens) > rows:
-        raise UserError(
-            f"{settings.where}: the tokenizer has {len(tokens)} tokens, the embedding table only {rows} rows"
-        )
+        raise UserError(f"{settings.where}: the tokenizer has {len(tokens)} tokens, its table only {rows} rows")
     return rows
 
 

@@ -74,7 +74,7 @@ def open_folder(source: str, folder: pathlib.Path, settings: Settings, keywords:
     """
     tensors = open_tensors(source, folder)
     config = _config(settings)
-    config = dataclasses.replace(config, bos_first=_bos_first(folder, config.bos_id), **keywords)
+    config = dataclasses.replace(config, **{"bos_first": _bos_first(folder, config.bos_id), **keywords})
     kept = {name: stored for name, stored in tensors.items() if not name.endswith(_FREQUENCIES)}
     arrays = canonical_arrays(kept, _TOP_NAMES, _LAYER, _MODULES)
     if config.logits_via_embedding:

@@ -128,7 +128,7 @@ def _opener(source: str, revision: str | None) -> Callable[..., Checkpoint]:
     close = difflib.get_close_matches(source, NAMED_SOURCES) or list(NAMED_SOURCES)
     raise UserError(
         f"unknown language model {source!r}: it is no named source ({', '.join(close)}), "
-        "no folder, no GGUF file and no hub id"
+        "no folder, no GGUF file, no hub id"
     )
 
 
