@@ -20,7 +20,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }
 CONFIGS = {
-    "llama": dict(),
+    "llama": {},
     "llama tied": dict(tie_word_embeddings=True),
     "llama 3": dict(rope_parameters=LLAMA3, num_key_value_heads=1),
     "llama linear": dict(rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0}),
@@ -132,8 +132,8 @@ PROMPTS = [
     "1, 1, 2, 3, 5, 8, 13,",
     "SELECT name, price FROM products WHERE price <",
     "<|im_start|>user\nName a river in Africa.<|im_end|>\n<|im_start|>assistant\n",
-    "Once upon a time, in a village between two mountains, there lived an old clockmaker who had never been late in his "
-    "whole life. One morning, however,",
+    "Once upon a time, in a village between two mountains, there lived an old clockmaker who had never been late in "
+    "his whole life. One morning, however,",
 ]
 
 

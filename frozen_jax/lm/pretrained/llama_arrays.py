@@ -56,7 +56,7 @@ def check_config(source: str, config: LlamaConfig) -> None:
     Raises:
         UserError: for heads that cannot be shared or rotated, and tokens that the vocabulary does not have.
     """
-    if config.num_heads % config.num_kv_heads:
+    if config.num_kv_heads < 1 or config.num_heads % config.num_kv_heads:
         raise UserError(f"{source}: {config.num_heads} heads of queries cannot share {config.num_kv_heads} of keys")
     if config.head_dim % 2:
         raise UserError(f"{source}: a head of width {config.head_dim} cannot be rotated; the width must be even")
