@@ -47,10 +47,10 @@ class Model(Protocol):
         """Returns the log-likelihood of each row's targets in nats; R / B consecutive rows share an input."""
         ...
 
-    def generate(
-        self, inputs: Int[Array, "B S"], *, max_length: int, inputs_lengths: Int[Array, " B"] | None = None
-    ) -> Int[Array, "B T"]:
-        """Writes at most `max_length` tokens for each row."""
+    def generate_many(
+        self, inputs: Sequence[Tokens], *, max_length: int, slots: int, ids: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        """Yields the number of an input and what was written for it, with `tokens` [1, T], in any order."""
         ...
 
 
@@ -61,7 +61,7 @@ class EvalExample:
     Attributes:
         index: its place in the split, or the number of the record that it was made of (a task's field `record_number`):
             of two templates of a data set, equal numbers are the same record.
-        inputs: token ids.
+        inputs: token ids, as the LM reads them.
         targets: token ids, end-of-sequence token included.
         inputs_text: the same as text.
         targets_text: the same as text.
@@ -182,11 +182,15 @@ class Rows:
         Returns:
             For each of them `max_length` token ids, padded after the end-of-sequence token.
         """
-
-        def texts(rows: Sequence[int], tokens: Array, **read: Any) -> Array:
-            return self._model.generate(tokens, max_length=max_length, **read)
-
-        return self.in_batches("write", texts, examples)
+        found: list[Any] = [None] * len(examples)
+        encoder_inputs = [example.encoder_inputs for example in examples]
+        read = {} if any(row is None for row in encoder_inputs) else {"encoder_inputs": encoder_inputs}
+        settings = {"max_length": max_length, "slots": self._batch_size, **read}
+        inputs, ids = [example.inputs for example in examples], [example.index for example in examples]
+        written = self._model.generate_many(inputs, ids=ids, **settings)
+        for row, text in tqdm(written, total=len(found), desc=f"write {self._task}", unit="row", disable=None):
+            found[row] = text.tokens[0]
+        return found
 
     def in_batches(self, verb: str, call: Callable[..., Array], examples: Sequence[EvalExample]) -> list[Any]:
         """What `call` says of each of the examples.

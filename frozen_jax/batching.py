@@ -143,21 +143,24 @@ def rounded_up(length: int) -> int:
 
 
 def all_buckets(
-    lengths: Mapping[str, int], given: Mapping[str, Sequence[int]] | None = None
+    lengths: Mapping[str, int], given: Mapping[str, Sequence[int]] | None = None, frame_length: int = 0
 ) -> dict[str, Sequence[int]]:
     """The buckets of every feature, for training.
 
     Args:
         lengths: TASK_FEATURE_LENGTHS.
         given: those of some features; None of none.
+        frame_length: tokens that stand around the inputs, which neither of these counts.
 
     Returns:
-        The given ones, and the default ones of the other features.
+        The given ones, and the default ones of the other features; those of the inputs hold the frame as well.
     """
     # None between of the encoder's: programs are multiplied, and its lengths go with those of the inputs.
-    return {name: default_buckets(lengths[name], between=name in FEATURES) for name in features_of(lengths)} | dict(
-        given or {}
-    )
+    found: dict[str, Sequence[int]] = {
+        name: default_buckets(lengths[name], between=name in FEATURES) for name in features_of(lengths)
+    }
+    found.update(given or {})
+    return {**found, "inputs": tuple(length + frame_length for length in found["inputs"])}
 
 
 def bucket_of(length: int, buckets: Sequence[int]) -> int:

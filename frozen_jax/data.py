@@ -35,6 +35,7 @@ from frozen_jax.lm_vocabulary import EncoderVocabulary as EncoderVocabulary
 from frozen_jax.lm_vocabulary import LMVocabulary as LMVocabulary
 from frozen_jax.ordering import permutation, random_bits
 from frozen_jax.task_modules import load_task_module as load_task_module
+from frozen_jax.tokenizer import lm_tokenizer
 
 _RaggedTensor: Any = tf.RaggedTensor  # TensorFlow's type stubs leave out how one is made
 
@@ -102,7 +103,7 @@ def train_tokens(
     Args:
         mixture_or_task_name: registered in a module that has been imported.
         task_feature_lengths: the most tokens of `inputs` and `targets`, and of `encoder_inputs` where those are wanted;
-            longer ones are cut by seqio.
+            longer ones are cut by seqio. A frame around the inputs comes on top, see `frames`.
         seed: of random preprocessors, and of the order in which examples are packed.
         split: which split.
         use_cached: read the task's seqio cache instead of its source.
@@ -283,7 +284,15 @@ def _task_tokens(
     features = features_of(lengths)
     tokens = dataset.map(lambda example: {name: _RaggedTensor.from_tensor(example[name][None]) for name in features})
     batches: list[Any] = list(tokens.ragged_batch(1024))  # each crossing from TensorFlow to Python costs 0.2 ms
-    return TaskTokens(task.name, {name: _ragged([batch[name] for batch in batches]) for name in features}, rate)
+    found = {name: _ragged([batch[name] for batch in batches]) for name in features}
+    return TaskTokens(task.name, found | {"inputs": _framed(found["inputs"])}, rate)
+
+
+def _framed(inputs: Ragged) -> Ragged:
+    tokenizer = lm_tokenizer()
+    if tokenizer.template is None:
+        return inputs
+    return Ragged.from_sequences(tokenizer.framed(inputs[row]) for row in range(len(inputs)))
 
 
 def _with_examples(tasks: Sequence[TaskTokens], name: str, split: str) -> list[TaskTokens]:
@@ -302,6 +311,7 @@ def _packed(task: TaskTokens, lengths: Mapping[str, int], seed: int) -> TaskToke
     # One more than each token: the packer takes 0 for padding, and token 0 is a real token elsewhere.
     tensors = {name: _RaggedTensor.from_row_splits(r.tokens, r.offsets) for name, r in task.features.items()}
     columns: Any = {name: tf.gather(tensor + 1, order) for name, tensor in tensors.items()}
+    lengths = {**lengths, "inputs": lengths["inputs"] + lm_tokenizer().frame_length}
     rows = seqio.trim_and_pack_dataset(tf.data.Dataset.from_tensor_slices(columns), lengths).batch(1024)
     batches: list[Any] = list(rows.as_numpy_iterator())
     features: dict[str, Ragged] = {}

@@ -15,6 +15,7 @@ from frozen_jax.answering import EvalExample, EvalTask, unchanged
 from frozen_jax.batching import ENCODER_INPUTS, FEATURES, Tokens
 from frozen_jax.errors import UserError
 from frozen_jax.ordering import sample
+from frozen_jax.tokenizer import lm_tokenizer
 
 
 def eval_task(
@@ -68,7 +69,7 @@ def _example(
     texts = {feature: _text(task, raw, feature) for feature in FEATURES}
     return EvalExample(
         index=int(raw.get("record_number", index)),
-        inputs=np.asarray(raw["inputs"], np.int32),
+        inputs=lm_tokenizer().framed(np.asarray(raw["inputs"], np.int32)),
         targets=np.asarray(raw["targets"], np.int32),
         inputs_text=texts["inputs"],
         targets_text=texts["targets"],

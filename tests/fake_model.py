@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from frozen_jax.answering import EvalExample, EvalTask
+from frozen_jax.lm.generation import Generated
 
 PAD, EOS = 0, 1
 
@@ -26,11 +27,13 @@ class FakeModel:
         assert (targets[~real] == PAD).all()
         return -np.abs(np.repeat(inputs[:, 0], texts) - targets[:, 0]).astype(np.float32) - 0.25 * targets_lengths
 
-    def generate(self, inputs, *, max_length, inputs_lengths=None):
-        self.written.append(inputs.shape)
-        tokens = np.full((len(inputs), max_length), PAD, np.int32)
-        tokens[:, :2], tokens[:, 2] = inputs[:, :2], EOS
-        return tokens
+    def generate_many(self, inputs, *, max_length, slots, ids=None):
+        self.written.append((len(inputs), slots))
+        for number in reversed(range(len(inputs))):  # in any order
+            words = [*inputs[number][:2], *[PAD] * 2][:2]
+            tokens = np.full((1, max_length), PAD, np.int32)
+            tokens[0, :2], tokens[0, 2] = words, EOS
+            yield number, Generated(tokens, np.array([3], np.int32), np.zeros((1, max_length), np.float32))
 
 
 def text(tokens):

@@ -23,7 +23,7 @@ def train_batches(
         data.train_tokens(mixture_or_task_name, task_feature_lengths, seed=seed, **read),
         batch_size=batch_size,
         seed=seed,
-        buckets=all_buckets(task_feature_lengths, buckets),
+        buckets=all_buckets(task_feature_lengths, buckets, lm_tokenizer().frame_length),
         length_window=length_window,
         pad_id=lm_tokenizer().pad_id,
     )

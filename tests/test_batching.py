@@ -114,6 +114,12 @@ def test_buckets_of_training_have_others_between():
     }
 
 
+def test_buckets_of_inputs_hold_a_frame_as_well():
+    found = all_buckets({"inputs": 24, "targets": 16}, {"targets": (8, 16)}, frame_length=5)
+    assert found == {"inputs": (21, 29), "targets": (8, 16)}
+    assert all_buckets({"inputs": 24, "targets": 16}, {"inputs": [8, 24]}, 5)["inputs"] == (13, 29)
+
+
 def test_buckets_may_come_in_any_order():
     assert_equal(batches(buckets={"inputs": (16, 4, 8), "targets": (3,)}).batch(0), batches().batch(0))
 

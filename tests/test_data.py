@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from frozen_jax import data
 from frozen_jax.errors import UserError
+from frozen_jax.lm.decoding import Greedy
+from frozen_jax.lm.generation import Generated, Stop
 from frozen_jax.methods.base import Method
 from frozen_jax.runs import task_data
 from frozen_jax.runs.infer import _Answerer
@@ -579,22 +581,128 @@ def test_inference_gives_an_encoder_what_the_task_gives(run_data):
     given = []
 
     class Echo(Method):
-        def generate(self, inputs, *, inputs_lengths, max_length, num_beams, **more):
-            given.append(more.get("encoder_inputs"))
-            return inputs
+        def generate_many(self, inputs, *, encoder_inputs, **settings):
+            given.append(encoder_inputs)
+            for number, tokens in enumerate(inputs):
+                yield number, Generated(tokens[None], np.array([len(tokens)]), np.zeros((1, len(tokens))))
 
     add_both()
     model, texts = Echo(tiny.t5()), examples()["inputs"][:3]
     for lengths, text, wanted in [
         (LENGTHS, None, None),
-        (AGAIN, None, [*texts, ""]),
-        (LENGTHS, "yes no", ["yes no"] * 4),
+        (AGAIN, None, texts),
+        (LENGTHS, "yes no", ["yes no"] * 3),
     ]:
         run = run_data(task_feature_lengths=lengths, encoder_text=text)
-        assert _Answerer(run, 4, 1)(model, texts, rows=4) == texts
+        assert [text for _, text, _ in _Answerer(run, 4, Greedy(), Stop())(model, texts, slots=2)] == texts
         read = given.pop()
-        assert (read and [decoded_by_encoder(row[mask]) for row, mask in zip(*read, strict=True)]) == wanted
+        assert (read and [decoded_by_encoder(row) for row in read]) == wanted
     (task,) = run_data(task_feature_lengths=AGAIN).eval_tasks("validation")
     assert [run_data(task_feature_lengths=AGAIN).encoder_tokens(e.inputs_text).tolist() for e in task.examples] == [
         e.encoder_inputs.tolist() for e in task.examples
     ]
+
+
+# A frame around the inputs.
+
+
+def framed_run(**settings):
+    return task_data.TaskData("counting", task_feature_lengths=LENGTHS, batch_size=5, module="seqio", **settings)
+
+
+@pytest.fixture
+def _frame(monkeypatch):
+    monkeypatch.setattr(task_data, "import_data", lambda: data)
+    with gin.unlock_config():
+        gin.bind_parameter("lm_tokenizer.template", "yes {inputs} no no")
+
+
+def real_inputs(batch):
+    return [row[mask].tolist() for row, mask in zip(batch.inputs, batch.inputs_mask, strict=True)]
+
+
+IN_FRAME = [[13, *range(3, 3 + min(count, 5)), 14, 14] for count in range(1, 11)]  # cut at 6 with an end of text
+
+
+@pytest.mark.usefixtures("_frame")
+@pytest.mark.parametrize("buckets", [None, {"inputs": (2, 6)}])
+def test_training_reads_inputs_in_a_frame_that_is_never_cut(buckets):
+    add("counting")
+    batches = framed_run(buckets=buckets, length_window=1).train_batches()
+    found = [row for number in range(2) for row in real_inputs(batches.batch(number))]
+    assert sorted(found) == sorted(IN_FRAME)
+    assert {batches.batch(number).inputs.shape[1] for number in range(20)} <= ({9} if buckets is None else {5, 9})
+    assert decoded(batches.batch(0).targets[0]) in NUMBERS
+
+
+@pytest.mark.usefixtures("_frame")
+def test_inputs_without_an_end_are_framed_whole():
+    features = {**FEATURES, "inputs": seqio.Feature(data.LMVocabulary(), add_eos=False)}
+    add("counting", examples(6), features=features)
+    (task,) = data.train_tokens("counting", LENGTHS)
+    assert [task.features["inputs"][row].tolist() for row in range(6)] == [
+        [13, *range(3, 4 + row), 14, 14] for row in range(6)
+    ]
+    assert len(framed_run().train_batches().batch(0).inputs[0]) == 9
+
+
+@pytest.mark.usefixtures("_frame")
+def test_packed_examples_have_a_frame_each():
+    add("counting", examples(10))
+    (task,) = data.train_tokens("counting", {"inputs": 12, "targets": 8}, pack=True)
+    found = []
+    for row in range(len(task)):
+        tokens, segments = (task.features[name][row] for name in ("inputs", "inputs_segments"))
+        assert len(tokens) <= 12 + 3
+        found += [tokens[segments == segment].tolist() for segment in np.unique(segments)]
+    assert sorted(found) == sorted([13, *range(3, 3 + count), 14, 14] for count in range(1, 11))
+    assert any(task.features["inputs_segments"][row].max() > 1 for row in range(len(task)))
+
+
+@pytest.mark.usefixtures("_frame")
+def test_evaluation_and_inference_read_what_training_reads():
+    add("counting")
+    (task,) = framed_run().eval_tasks("validation")
+    assert [example.inputs.tolist() for example in task.examples] == IN_FRAME
+    assert [example.inputs_text for example in task.examples] == examples()["inputs"]
+    assert task.examples[1].raw["inputs"].tolist() == [3, 4, 1]
+    assert [framed_run().input_tokens(text).tolist() for text in examples()["inputs"]] == IN_FRAME
+    given = []
+
+    class Echo(Method):
+        def generate(self, inputs, *, inputs_lengths, max_length, num_beams):
+            given.extend(row[:length].tolist() for row, length in zip(inputs, inputs_lengths, strict=True))
+            return inputs
+
+    _Answerer(framed_run(), 4, 1)(Echo(tiny.t5()), examples()["inputs"], rows=10)
+    assert given == IN_FRAME
+
+
+@pytest.mark.usefixtures("_frame", "_encoder")
+def test_what_an_encoder_reads_has_no_frame():
+    add_both()
+    settings = {"batch_size": 10, "module": "seqio", "length_window": 1}
+    run = task_data.TaskData("counting", task_feature_lengths=AGAIN, **settings)
+    read = run.train_batches().batch(0).encoder_inputs
+    texts = [" ".join(text.split()[:3]) for text in examples()["inputs"]]
+    assert {decoded_by_encoder(row) for row in read.tokens} == set(texts)
+    (task,) = run.eval_tasks("validation")
+    assert [decoded_by_encoder(example.encoder_inputs) for example in task.examples] == texts
+    assert task.examples[0].inputs.tolist() == IN_FRAME[0]
+
+
+@pytest.mark.usefixtures("_frame")
+def test_token_files_are_those_of_one_template(tmp_path):
+    add("counting")
+    framed_run().write_token_cache(tmp_path / "files")
+    read = framed_run(token_cache=str(tmp_path / "files"))
+    jax.tree.map(np.testing.assert_array_equal, read.train_batches().batch(1), framed_run().train_batches().batch(1))
+    (task,) = read.eval_tasks("validation")
+    assert [example.inputs.tolist() for example in task.examples] == IN_FRAME
+    for template, wanted in ((None, "''"), ("{inputs} no", "'{inputs} no'")):
+        with gin.unlock_config():
+            gin.bind_parameter("lm_tokenizer.template", template)
+        message = rf"made with lm_tokenizer.template 'yes \{{inputs\}} no no', and {wanted} is wanted; name"
+        for ask in (read.train_batches, lambda: read.eval_tasks("validation")):
+            with pytest.raises(UserError, match=message):
+                ask()

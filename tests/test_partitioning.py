@@ -55,7 +55,7 @@ def test_scores_and_answers_are_spread_over_the_mesh():
     assert score.sharding.spec == jax.sharding.PartitionSpec("data")
     np.testing.assert_allclose(score, method.score(batch.inputs, batch.targets), rtol=1e-5)
     np.testing.assert_array_equal(
-        spread.generate(batch.inputs, max_length=4), method.generate(batch.inputs, max_length=4)
+        spread.generate(batch.inputs, max_length=4).tokens, method.generate(batch.inputs, max_length=4).tokens
     )
     np.testing.assert_allclose(spread.score(batch.inputs[:3], batch.targets[:3]), score[:3], rtol=1e-5)
 

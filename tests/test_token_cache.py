@@ -196,6 +196,16 @@ def test_files_from_before_encoders_had_inputs_are_still_read(made, tmp_path):
     assert token_cache.eval_tasks(tmp_path, made, "test")[0].examples[0].encoder_inputs is None
 
 
+def test_files_from_before_templates_are_of_none(made, tmp_path):
+    token_cache.write(tmp_path, made, [tokens()], [])
+    changed(lambda manifest: manifest["made"].pop("template"))(tmp_path)
+    assert token_cache.train_tokens(tmp_path, made)
+    with pytest.raises(
+        UserError, match=r"made with lm_tokenizer.template '', and '\{inputs\}:' is wanted; name another"
+    ):
+        token_cache.train_tokens(tmp_path, dataclasses.replace(made, template="{inputs}:"))
+
+
 def test_the_same_tokenizer_under_another_path_will_do(made, tmp_path):
     token_cache.write(tmp_path, made, [tokens()], [])
     moved = dataclasses.replace(made, tokenizer="/somewhere/else")

@@ -5,27 +5,34 @@ from __future__ import annotations
 import io
 import json
 import pathlib
+from typing import Any
 
 import pytest
 import sentencepiece
 import tokenizers
+import transformers
 
 from frozen_jax import hub
 from frozen_jax.errors import UserError
 from frozen_jax.tokenizer import load_tokenizer
+from tests import tiny_bpe
 
 CORPUS = ["the cat sat on the mat", "a cat and a dog", "the dog ran to the cat", "no cat, no dog: a mat!"] * 10
+
+
+def trained(**ids: Any) -> bytes:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS), model_writer=model, vocab_size=60, model_type="unigram", minloglevel=2,
+        hard_vocab_limit=False, **ids,
+    )  # fmt: skip
+    return model.getvalue()
 
 
 @pytest.fixture(scope="module")
 def spiece_model() -> bytes:
     """A SentencePiece model with T5's special ids: <pad> 0, </s> 1, <unk> 2."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CORPUS), model_writer=model, vocab_size=60, model_type="unigram", minloglevel=2,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>", hard_vocab_limit=False,
-    )  # fmt: skip
-    return model.getvalue()
+    return trained(pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>")
 
 
 def word_tokenizer(*special: str) -> tokenizers.Tokenizer:
@@ -80,10 +87,63 @@ def test_special_tokens_that_a_folder_spells_otherwise(tmp_path: pathlib.Path):
     assert (tokenizer.pad_id, tokenizer.eos_id) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("config", "of_map", "wanted"),
+    [
+        ({"eos_token": "[END]"}, None, (1, 1)),  # nothing to pad with: any token will do
+        ({"eos_token": "[END]", "pad_token": None}, None, (1, 1)),
+        ({"eos_token": "[END]", "pad_token": "[PAD]"}, None, (1, 0)),
+        (None, {"eos_token": {"content": "[END]"}, "pad_token": "[PAD]"}, (1, 0)),
+        ({"eos_token": "[PAD]", "pad_token": None}, {"eos_token": "[END]", "pad_token": "[END]"}, (0, 1)),
+    ],
+)
+def test_what_a_folder_says_of_special_tokens(tmp_path: pathlib.Path, config, of_map, wanted):
+    word_tokenizer("[PAD]", "[END]").save(str(tmp_path / "tokenizer.json"))
+    for name, found in (("tokenizer_config", config), ("special_tokens_map", of_map)):
+        if found is not None:
+            (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert (tokenizer.eos_id, tokenizer.pad_id) == wanted
+
+
 def test_tokenizer_without_an_end_of_text(tmp_path: pathlib.Path):
     word_tokenizer("<pad>").save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(UserError, match=r"has no token '</s>'"):
+    for source in (tmp_path, tmp_path / "tokenizer.json"):
+        message = r"has no token '</s>' to end texts with; give a folder with its tokenizer_config.json as well"
+        with pytest.raises(UserError, match=message):
+            load_tokenizer(str(source))
+
+
+def test_padding_that_the_vocabulary_does_not_have(tmp_path: pathlib.Path):
+    word_tokenizer("</s>").save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
+    with pytest.raises(UserError, match=r"has no token '\[PAD\]', which its tokenizer_config.json has for padding"):
         load_tokenizer(str(tmp_path))
+
+
+def test_a_model_with_a_beginning_of_text_is_not_of_t5(tmp_path: pathlib.Path):
+    (tmp_path / "tokenizer.model").write_bytes(trained(bos_id=1, eos_id=2, unk_id=0, pad_id=-1))  # as Llama 2's
+    (tmp_path / "spiece.model").write_bytes(
+        trained(pad_id=0, eos_id=1, bos_id=2, unk_id=3, pad_piece="<pad>")
+    )  # Gemma's
+    for file, ids in (("tokenizer.model", (2, 2)), ("spiece.model", (1, 0))):
+        tokenizer = load_tokenizer(str(tmp_path / file))
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / file))
+        assert tokenizer.vocab_size == processor.get_piece_size()
+        assert (tokenizer.eos_id, tokenizer.pad_id) == ids
+        assert len(tokenizer.encode("<extra_id_0>")) > 1
+
+
+@pytest.mark.parametrize("text", tiny_bpe.TEXTS)
+def test_byte_level_bpe_as_transformers_reads_the_folder(tmp_path: pathlib.Path, text: str):
+    tokenizer = load_tokenizer(tiny_bpe.write_folder(tmp_path))
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    ids = tokenizer.encode(text)
+    assert ids == theirs.encode(text, add_special_tokens=False)
+    assert (tokenizer.eos_id, tokenizer.pad_id) == (theirs.eos_token_id, theirs.eos_token_id)
+    assert tokenizer.vocab_size == len(theirs)
+    if "<|" not in text:
+        assert tokenizer.decode([*ids, tokenizer.eos_id, *ids]) == text
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "spiece.model"])
@@ -156,3 +216,12 @@ def test_pieces_are_spelt_as_the_vocabulary_does(tmp_path: pathlib.Path, spiece_
     pieces = tokenizer.pieces(ids)
     assert pieces[-3:] == ["</s>", "?", "?"]
     assert "".join(pieces[:-3]).replace("▁", "") == "thecat"
+
+
+def test_spelt_leaves_nothing_out(tmp_path: pathlib.Path, spiece_model: bytes):
+    (tmp_path / "spiece.model").write_bytes(spiece_model)
+    for source, special in ((tmp_path / "spiece.model", "</s>"), (tiny_bpe.write_folder(tmp_path), "<|im_end|>")):
+        tokenizer = load_tokenizer(str(source))
+        ids = [*tokenizer.encode("the cat"), tokenizer.eos_id, *tokenizer.encode("sat"), tokenizer.eos_id]
+        assert tokenizer.spelt([*ids, tokenizer.vocab_size]) == f"the cat{special}sat{special}"
+        assert tokenizer.decode(ids) == "the cat"

@@ -71,9 +71,30 @@ def test_reads_members_of_a_source_archive(cache: pathlib.Path, monkeypatch: pyt
     assert wheels.read_member("tiny-text", "tiny-text-1.0/a.yaml") == b"a: 1\n"
 
 
+def test_extracts_a_member_once_and_mends_what_is_not_whole(cache: pathlib.Path, tiny_wheel: pathlib.Path):
+    path = wheels.extracted("tiny-data", "tiny_data/rows.txt")
+    assert path == cache / tiny_wheel.stem / "rows.txt"
+    assert path.read_bytes() == b"first\nsecond\n"
+    assert [entry.name for entry in path.parent.iterdir()] == ["rows.txt"]  # no scratch is left behind
+    inode = path.stat().st_ino
+    assert wheels.extracted("tiny-data", "tiny_data/rows.txt").stat().st_ino == inode
+    for damaged in (b"first\n", b"first\nSECOND\n"):  # cut, and of the same size
+        path.write_bytes(damaged)
+        assert wheels.extracted("tiny-data", "tiny_data/rows.txt").read_bytes() == b"first\nsecond\n"
+
+
+def test_extracting_where_nothing_can_be_written(cache: pathlib.Path, tiny_wheel: pathlib.Path):
+    (wheels.fetch("tiny-data").parent / tiny_wheel.stem).write_text("in the way")
+    with pytest.raises(UserError, match=r"rows.txt cannot be written .*FROZEN_JAX_CACHE") as error:
+        wheels.extracted("tiny-data", "tiny_data/rows.txt")
+    assert "\n" not in str(error.value)
+
+
 def test_member_that_is_not_there(tiny_wheel: pathlib.Path):
     with pytest.raises(KeyError, match=r"nothing.txt"):
         wheels.read_member("tiny-data", "nothing.txt")
+    with pytest.raises(KeyError, match=r"nothing.txt"):
+        wheels.extracted("tiny-data", "nothing.txt")
 
 
 def test_cached_wheel_whose_sum_differs_names_file_and_both_sums(cache: pathlib.Path, tiny_wheel: pathlib.Path):

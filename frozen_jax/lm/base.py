@@ -12,26 +12,34 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Int, Shaped
 
-from frozen_jax.errors import UserError
-from frozen_jax.lm import decoding
+from frozen_jax.batching import Tokens
+from frozen_jax.lm.decoding import Greedy, Strategy
+from frozen_jax.lm.generation import Generated, Stop, Writer, generate_many
 from frozen_jax.lm.layers import Dropout
 from frozen_jax.partitioning import spread_rows
 from frozen_jax.types import Array, EncoderInputs, Segments
 
+GREEDY, NO_STOP = Greedy(), Stop()
+
 
 class Cache(Protocol):
-    """What token-by-token decoding keeps. Rows are hypotheses: `rows_per_input` consecutive ones for each input."""
+    """What token-by-token decoding keeps. Rows are hypotheses: as many consecutive ones for each input."""
 
     def select_rows(self, rows: Int[Array, " R"]) -> Cache:
         """Returns the cache whose row i is row rows[i] of this one; rows stay with their input."""
+        ...
+
+    def insert(self, new: Any, places: Int[Array, " N"], rows: Int[Array, " M"]) -> Cache:
+        """Returns the cache with other inputs in some places; what lies beyond the last is dropped."""
         ...
 
 
@@ -44,10 +52,12 @@ class LanguageModel(nnx.Module):
     Attributes:
         eos_id: the token that ends a text.
         pad_id: the token that fills up rows when no lengths are given; T5's is 0.
+        context_length: the most tokens that can be read and written together; None where nothing bounds them.
     """
 
     eos_id: int
     pad_id: int
+    context_length: int | None = None
 
     @abc.abstractmethod
     def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
@@ -85,6 +95,7 @@ class LanguageModel(nnx.Module):
         *,
         max_length: int,
         rows_per_input: int = 1,
+        prompt: Any = None,
     ) -> tuple[Float[Array, "R D"], Any]:
         """Reads the inputs once and returns the hidden state that predicts the first target, and the cache.
 
@@ -93,6 +104,7 @@ class LanguageModel(nnx.Module):
             inputs_mask: True where an input is real.
             max_length: the most tokens that will be decoded.
             rows_per_input: hypotheses an input; R = B * rows_per_input.
+            prompt: what `read_prompt` gave for the vectors that stand before all inputs, and are not among them.
         """
 
     @abc.abstractmethod
@@ -102,6 +114,14 @@ class LanguageModel(nnx.Module):
     @abc.abstractmethod
     def unembed(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Returns logits in float32."""
+
+    def shared_prompt(self) -> Float[Array, "P D"] | None:
+        """Returns what `read` puts in front of every input alike; None if there is nothing of the kind."""
+        return None
+
+    def read_prompt(self, prompt: Float[Array, "P D"]) -> Any:
+        """Reads a prompt once for all inputs, for `prefill`; None where inputs and prompt can only be read together."""
+        del prompt
 
     def read(
         self, inputs: Int[Array, "B S"], inputs_mask: Bool[Array, "B S"], encoder_inputs: EncoderInputs | None = None
@@ -176,49 +196,60 @@ class LanguageModel(nnx.Module):
         inputs: Int[Array, "B S"],
         *,
         max_length: int,
-        num_beams: int = 1,
-        length_penalty: float = 0.6,
+        strategy: Strategy = GREEDY,
+        stop: Stop = NO_STOP,
         inputs_lengths: Int[Array, " B"] | None = None,
         encoder_inputs: EncoderInputs | None = None,
-    ) -> Int[Array, "B T"]:
-        """Writes at most `max_length` tokens for each row: greedily, or the best of a beam search.
+        ids: Int[Array, " B"] | None = None,
+    ) -> Generated:
+        """Writes at most `max_length` tokens for each row, all rows at once.
 
         Args:
             inputs: token ids, padded on the right.
             max_length: T, the most tokens to write.
-            num_beams: 1 is greedy.
-            length_penalty: beams are ranked by log-likelihood / ((5 + length) / 6) ** length_penalty (T5X's alpha).
+            strategy: `Greedy()`, `Sample(...)` or `Beam(...)` of `lm.decoding`.
+            stop: what ends a text besides the end-of-sequence token.
             inputs_lengths: how many tokens of each row are real; without it, `pad_id` is padding.
             encoder_inputs: see `read`.
-
-        Returns:
-            The tokens, the end-of-sequence token included, `pad_id` after it.
+            ids: numbers of the examples, by which samples are drawn; by default those of the rows.
 
         Raises:
-            UserError: if max_length or num_beams is less than one.
+            UserError: if max_length is less than one, inputs and texts do not fit into the LM's context, or logits are
+                not numbers.
         """
-        if max_length < 1 or num_beams < 1:
-            raise UserError(f"generate: max_length is {max_length} and num_beams {num_beams}; both must be at least 1")
-        search = functools.partial(_generate, max_length=max_length, num_beams=num_beams, length_penalty=length_penalty)
-        mask = _mask(inputs, inputs_lengths, self.pad_id)
-        return _call(_Static(search), self, jnp.asarray(inputs), mask, encoder_inputs)
+        writer = Writer(self, strategy, max_length, stop)
+        return writer.write(np.asarray(inputs), _mask(inputs, inputs_lengths, self.pad_id), encoder_inputs, ids)
 
+    def generate_many(
+        self,
+        inputs: Sequence[Tokens],
+        *,
+        max_length: int,
+        slots: int,
+        strategy: Strategy = GREEDY,
+        stop: Stop = NO_STOP,
+        encoder_inputs: Sequence[Tokens] | None = None,
+        ids: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, Generated]]:
+        """Writes texts for any number of inputs: where one has ended, another begins.
 
-class _Static:
-    """A partial function that compares by what it binds, so that compiled functions are found again."""
+        Args:
+            inputs: token ids of each.
+            max_length: T, the most tokens to write.
+            slots: inputs that are worked on at once.
+            strategy: see `generate`.
+            stop: see `generate`.
+            encoder_inputs: see `read`.
+            ids: see `generate`.
 
-    def __init__(self, partial: functools.partial) -> None:
-        self.partial = partial
-        self.identity = (partial.func, tuple(sorted(partial.keywords.items())))
+        Yields:
+            The number of an input and what was written for it, as soon as its texts have ended; in no order.
 
-    def __call__(self, *args: Any) -> Any:
-        return self.partial(*args)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Static) and self.identity == other.identity
-
-    def __hash__(self) -> int:
-        return hash(self.identity)
+        Raises:
+            UserError: as `generate`.
+        """
+        writer = Writer(self, strategy, max_length, stop)
+        return generate_many(writer, inputs, slots, encoder_inputs=encoder_inputs, ids=ids)
 
 
 def _call(
@@ -267,34 +298,3 @@ def target_log_probs(logits: Float[Array, "B T V"], targets: Int[Array, "B T"]) 
     """Returns log p of each target token, without forming the [B, T, V] array of all of them."""
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
-
-
-def _generate(
-    model: LanguageModel,
-    inputs: Int[Array, "B S"],
-    mask: Bool[Array, "B S"],
-    encoder_inputs: EncoderInputs | None,
-    *,
-    max_length: int,
-    num_beams: int,
-    length_penalty: float,
-) -> Int[Array, "B T"]:
-    def step(tokens: Int[Array, " R"], cache: Any) -> tuple[Float[Array, "R V"], Any]:
-        hidden, cache = model.decode_step(model.embed(tokens), cache)
-        return model.unembed(hidden), cache
-
-    embeddings, mask = model.read(inputs, mask, encoder_inputs)
-    hidden, cache = model.prefill(embeddings, mask, max_length=max_length, rows_per_input=num_beams)
-    first = model.unembed(hidden)
-    if num_beams == 1:
-        return decoding.greedy(step, first, cache, max_length=max_length, eos_id=model.eos_id, pad_id=model.pad_id)
-    return decoding.beam_search(
-        step,
-        first,
-        cache,
-        num_beams=num_beams,
-        max_length=max_length,
-        length_penalty=length_penalty,
-        eos_id=model.eos_id,
-        pad_id=model.pad_id,
-    )[0][:, 0]

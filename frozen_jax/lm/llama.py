@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,15 +36,18 @@ from jaxtyping import Bool, Float, Int
 
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
+from frozen_jax.lm.caches import Cache, Read, Written
 from frozen_jax.lm.layers import (
     Dense,
     Dropout,
     GatedMLP,
     RMSNorm,
+    RotaryAttention,
     TokenEmbedder,
     apply_dropout,
     len_layers,
     mask_bias,
+    rotation,
     same_segment,
     scan_layers,
     stack_layers,
@@ -98,118 +101,20 @@ class LlamaConfig:
     dtype: str = "float32"
 
 
-class LlamaCache(NamedTuple):
-    """What decoding keeps: keys and values of the inputs, computed once, and of what was decoded since.
-
-    Decoded tokens of all rows are written to one slot after the other, which begin again behind the last one: at step n
-    every row writes slot n mod T, wherever in its own text it is. So rows that began at different steps share a write,
-    and a row's own slots are the `lengths` latest ones.
-
-    Attributes:
-        input_keys: [L, B, G, S, K], rotated; the rows of one input share them.
-        input_values: [L, B, G, S, K].
-        inputs_mask: [B, S].
-        keys: [L, R, G, T, K], rotated.
-        values: [L, R, G, T, K].
-        lengths: [R] tokens that each row has decoded.
-        step: how many steps all rows have taken.
-    """
-
-    input_keys: Float[Array, "L B G S K"]
-    input_values: Float[Array, "L B G S K"]
-    inputs_mask: Bool[Array, "B S"]
-    keys: Float[Array, "L R G T K"]
-    values: Float[Array, "L R G T K"]
-    lengths: Int[Array, " R"]
-    step: Int[Array, ""]
-
-    def select_rows(self, rows: Int[Array, " R"]) -> LlamaCache:
-        """Returns the cache whose row i is row rows[i] of this one; rows stay with their input."""
-        return self._replace(keys=self.keys[:, rows], values=self.values[:, rows], lengths=self.lengths[rows])
-
-
-class SelfAttention(nnx.Module):
-    """Causal self-attention with rotary positions, in which several heads of queries share one of keys and values."""
-
-    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
-        """Makes the maps query: D → H*K, key and value: D → G*K, and out: H*K → D."""
-        self.head_dim = config.head_dim
-        joined, joined_kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.query = Dense(config.emb_dim, joined, rngs=rngs, use_bias=config.qkv_bias)
-        self.key = Dense(config.emb_dim, joined_kv, rngs=rngs, use_bias=config.qkv_bias)
-        self.value = Dense(config.emb_dim, joined_kv, rngs=rngs, use_bias=config.qkv_bias)
-        self.out = Dense(joined, config.emb_dim, rngs=rngs)
-
-    def queries_keys_values(
-        self, x: Float[Array, "B Q D"], rotation: Float[Array, "2 B 1 Q halfK"]
-    ) -> tuple[Float[Array, "B H Q K"], Float[Array, "B G Q K"], Float[Array, "B G Q K"]]:
-        """Returns what `attend` reads; queries and keys are rotated."""
-        queries, keys, values = (
-            dense(x).reshape(*x.shape[:2], -1, self.head_dim).swapaxes(1, 2)
-            for dense in (self.query, self.key, self.value)
-        )
-        return _rotated(queries, rotation), _rotated(keys, rotation), values
-
-    def attend(
-        self,
-        queries: Float[Array, "R H Q K"],
-        keys: Sequence[Float[Array, "_B G _S K"]],
-        values: Sequence[Float[Array, "_B G _S K"]],
-        bias: Float[Array, "#R #Q S"],
-    ) -> Float[Array, "R Q D"]:
-        """Attends to one or several parts, each with a batch of its own: one of its rows serves R / batch of queries.
-
-        Args:
-            queries: rotated.
-            keys: of each part, rotated.
-            values: of each part.
-            bias: added to the scores of all parts, which stand side by side.
-        """
-        rows, _, length, width = queries.shape
-        # Queries that share keys stand side by side in one product, so that the keys are read once.
-        queries = queries.reshape(rows, keys[0].shape[1], -1, width) * width**-0.5
-        scores = [
-            _apart(
-                jnp.einsum("bgqk,bgsk->bgqs", _side_by_side(queries, len(part)), part).astype(jnp.float32), rows, length
-            )
-            for part in keys
-        ]
-        weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1) + bias[:, None, None], axis=-1)
-        weights = weights.astype(queries.dtype).reshape(*queries.shape[:3], -1)
-        ends = np.cumsum([part.shape[2] for part in keys])[:-1]
-        context = sum(
-            _apart(jnp.einsum("bgqs,bgsk->bgqk", _side_by_side(weight, len(part)), part), rows, length)
-            for weight, part in zip(jnp.split(weights, ends, axis=-1), values, strict=True)
-        )
-        context = jnp.moveaxis(context, 3, 1)  # [R, G, H/G, Q, K] to [R, Q, G, H/G, K]
-        return self.out(context.reshape(rows, length, -1))
-
-
-def _side_by_side(x: Float[Array, "R G X Y"], batch: int) -> Float[Array, "B G nX Y"]:
-    """Puts the rows of one input side by side."""
-    rows, groups, _, width = x.shape
-    return (
-        x
-        if rows == batch
-        else x.reshape(batch, rows // batch, groups, -1, width).swapaxes(1, 2).reshape(batch, groups, -1, width)
-    )
-
-
-def _apart(x: Float[Array, "B G nX Y"], rows: int, length: int) -> Float[Array, "R G h Q Y"]:
-    """Undoes `_side_by_side`, and splits X into heads and positions."""
-    batch, groups, _, width = x.shape
-    if rows != batch:
-        x = x.reshape(batch, groups, rows // batch, -1, width).swapaxes(1, 2)
-    return x.reshape(rows, groups, -1, length, width)
-
-
 class DecoderLayer(nnx.Module):
     """Self-attention and MLP, each behind a norm and beside a residual path."""
 
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
         """Makes one layer."""
         self.pre_self_attention_layer_norm = RMSNorm(config.emb_dim, epsilon=config.layer_norm_epsilon)
-        self.self_attention = SelfAttention(config, rngs=rngs)
+        self.self_attention = RotaryAttention(
+            config.emb_dim,
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+            rngs=rngs,
+            use_bias=config.qkv_bias,
+        )
         self.pre_mlp_layer_norm = RMSNorm(config.emb_dim, epsilon=config.layer_norm_epsilon)
         self.mlp = GatedMLP(config.emb_dim, config.mlp_dim, ("silu", "linear"), rngs=rngs)
 
@@ -228,7 +133,7 @@ class DecoderLayer(nnx.Module):
         bias: Float[Array, "#R #Q S"],
         dropout: Dropout | None = None,
     ) -> Float[Array, "R Q D"]:
-        """Runs the layer, once its queries, keys and values are there; see `SelfAttention.attend`."""
+        """Runs the layer, once its queries, keys and values are there; see `RotaryAttention.attend`."""
         hidden = hidden + apply_dropout(dropout, self.self_attention.attend(queries, keys, values, bias), 0)
         x = self.mlp(self.pre_mlp_layer_norm(hidden), dropout, 1)
         return hidden + apply_dropout(dropout, x, 2)
@@ -268,63 +173,59 @@ class Decoder(nnx.Module):
         return self.decoder_norm(scan_layers(self.layers, body, apply_dropout(dropout, embeddings, 100), keys))
 
     def prefill(
-        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"], *, max_length: int, rows_per_input: int
-    ) -> tuple[Float[Array, "B S D"], LlamaCache]:
-        """Runs the stack on the inputs and keeps every layer's keys and values."""
-        batch, length, _ = embeddings.shape
+        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"], prompt: Read | None = None
+    ) -> tuple[Float[Array, "B S D"], Read]:
+        """Runs the stack on inputs, behind a prompt that has been read, and keeps every layer's keys and values."""
         seen = _causal(mask.astype(jnp.int32))
-        rotation, bias = self._rotation(_positions(seen)), mask_bias(seen)
-        kept = jnp.zeros(
-            (self.config.num_layers, batch, self.config.num_kv_heads, length, self.config.head_dim), embeddings.dtype
-        )
-
-        def body(layer: DecoderLayer, carry: Any, index: Any) -> Any:
-            hidden, all_keys, all_values = carry
-            queries, keys, values = layer.queries_keys_values(hidden, rotation)
-            return (
-                layer(hidden, queries, [keys], [values], bias),
-                all_keys.at[index].set(keys),
-                all_values.at[index].set(values),
-            )
-
-        indices = jnp.arange(self.config.num_layers)
-        hidden, keys, values = scan_layers(self.layers, body, (embeddings, kept, kept), indices)
-        rows = batch * rows_per_input
-        empty = jnp.zeros((kept.shape[0], rows, kept.shape[2], max_length, kept.shape[4]), kept.dtype)
-        cache = LlamaCache(keys, values, mask, empty, empty, jnp.zeros(rows, jnp.int32), jnp.int32(0))
-        return self.decoder_norm(hidden), cache
-
-    def step(self, embeddings: Float[Array, "R D"], cache: LlamaCache) -> tuple[Float[Array, "R D"], LlamaCache]:
-        """Runs the stack on one more position of every row."""
-        rows, slots = len(cache.lengths), cache.keys.shape[3]
-        slot, age = cache.step % slots, (cache.step - jnp.arange(slots)) % slots
-        read = jnp.repeat(cache.inputs_mask, rows // len(cache.inputs_mask), axis=0)
-        own = age[None] <= cache.lengths[:, None]
-        bias = mask_bias(jnp.concatenate([read, own], axis=1))[:, None]
-        rotation = self._rotation((jnp.sum(read, axis=1) + cache.lengths)[:, None])
+        before = 0 if prompt is None else prompt.keys.shape[3]
+        rotation = self._rotation(before + _positions(seen))
+        bias = mask_bias(jnp.pad(seen, ((0, 0), (0, 0), (before, 0)), constant_values=True))
+        kept = jnp.zeros(self._keys_shape(*mask.shape), embeddings.dtype)
 
         def body(layer: DecoderLayer, carry: Any, x: Any) -> Any:
             hidden, all_keys, all_values = carry
-            index, input_keys, input_values = x
+            index, prompt_keys, prompt_values = x
             queries, keys, values = layer.queries_keys_values(hidden, rotation)
-            at = (index, 0, 0, slot, 0)
+            hidden = layer(hidden, queries, [*prompt_keys, keys], [*prompt_values, values], bias)
+            return hidden, all_keys.at[index].set(keys), all_values.at[index].set(values)
+
+        xs = (jnp.arange(self.config.num_layers), *_keys_values(prompt))
+        hidden, keys, values = scan_layers(self.layers, body, (embeddings, kept, kept), xs)
+        return self.decoder_norm(hidden), Read(keys, values, mask)
+
+    def nothing_written(self, rows: int, max_length: int, dtype: np.dtype[Any]) -> Written:
+        """Returns room for what rows will write."""
+        return Written.nothing(self._keys_shape(rows, max_length), dtype)
+
+    def step(self, embeddings: Float[Array, "R D"], cache: Cache) -> tuple[Float[Array, "R D"], Cache]:
+        """Runs the stack on one more position of every row."""
+        written, rows = cache.written, len(embeddings)
+        read = jnp.repeat(cache.read.mask, rows // len(cache.read.mask), axis=0)
+        if cache.prompt is not None:
+            read = jnp.pad(read, ((0, 0), (cache.prompt.keys.shape[3], 0)), constant_values=True)
+        bias = mask_bias(jnp.concatenate([read, written.own], axis=1))[:, None]
+        rotation = self._rotation((jnp.sum(read, axis=1) + written.lengths)[:, None])
+
+        def body(layer: DecoderLayer, carry: Any, x: Any) -> Any:
+            hidden, all_keys, all_values = carry
+            index, *read_keys_values = x
+            queries, keys, values = layer.queries_keys_values(hidden, rotation)
+            at = (index, 0, 0, written.slot, 0)
             all_keys = jax.lax.dynamic_update_slice(all_keys, keys[None], at)
             all_values = jax.lax.dynamic_update_slice(all_values, values[None], at)
-            hidden = layer(hidden, queries, [input_keys, all_keys[index]], [input_values, all_values[index]], bias)
+            own = ([all_keys[index]], [all_values[index]])
+            hidden = layer(hidden, queries, *(r + o for r, o in zip(read_keys_values, own, strict=True)), bias)
             return hidden, all_keys, all_values
 
-        xs = (jnp.arange(self.config.num_layers), cache.input_keys, cache.input_values)
-        hidden, keys, values = scan_layers(self.layers, body, (embeddings[:, None], cache.keys, cache.values), xs)
-        cache = cache._replace(keys=keys, values=values, lengths=cache.lengths + 1, step=cache.step + 1)
-        return self.decoder_norm(hidden)[:, 0], cache
+        xs = (jnp.arange(self.config.num_layers), *_keys_values(cache.prompt, cache.read))
+        hidden, keys, values = scan_layers(self.layers, body, (embeddings[:, None], written.keys, written.values), xs)
+        return self.decoder_norm(hidden)[:, 0], cache._replace(written=written.stepped(keys, values))
+
+    def _keys_shape(self, rows: int, length: int) -> tuple[int, int, int, int, int]:
+        return self.config.num_layers, rows, self.config.num_kv_heads, length, self.config.head_dim
 
     def _rotation(self, positions: Int[Array, "B Q"]) -> Float[Array, "2 B 1 Q halfK"]:
-        """Cosines and sines of the angles by which queries and keys are rotated, in float32."""
-        width = self.config.head_dim
-        frequencies = self.config.rope_theta ** (-np.arange(0, width, 2, dtype=np.float64) / width)
-        frequencies = frequencies / np.array(self.config.rope_factors or 1.0)
-        angles = positions[:, None, :, None].astype(jnp.float32) * jnp.asarray(frequencies, jnp.float32)
-        return jnp.stack([jnp.cos(angles), jnp.sin(angles)])
+        return rotation(positions, self.config.head_dim, self.config.rope_theta, self.config.rope_factors)
 
 
 class Llama(LanguageModel):
@@ -342,6 +243,7 @@ class Llama(LanguageModel):
         """Makes a Llama with random weights."""
         self.config, self.name, self.fingerprint = config, name, fingerprint
         self.eos_id, self.pad_id = config.eos_id, config.pad_id
+        self.context_length = config.context_length - config.bos_first
         self.token_embedder = TokenEmbedder(config.vocab_size, config.emb_dim, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
 
@@ -387,15 +289,22 @@ class Llama(LanguageModel):
         *,
         max_length: int,
         rows_per_input: int = 1,
-    ) -> tuple[Float[Array, "R D"], LlamaCache]:
+        prompt: Read | None = None,
+    ) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the stack on the inputs; see `LanguageModel.prefill`."""
-        inputs, mask = self._begun(inputs, inputs_mask)
-        hidden, cache = self.decoder.prefill(inputs, mask, max_length=max_length, rows_per_input=rows_per_input)
-        last = jnp.max(jnp.where(mask, jnp.arange(mask.shape[1]), 0), axis=1)
+        inputs, mask = (inputs, inputs_mask) if prompt is not None else self._begun(inputs, inputs_mask)
+        hidden, read = self.decoder.prefill(inputs, mask, prompt)
+        last = jnp.max(jnp.where(mask, jnp.arange(mask.shape[1])[None], 0), axis=1)
         hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-        return jnp.repeat(hidden, rows_per_input, axis=0), cache
+        written = self.decoder.nothing_written(len(hidden) * rows_per_input, max_length, hidden.dtype)
+        return jnp.repeat(hidden, rows_per_input, axis=0), Cache(read, written, prompt)
 
-    def decode_step(self, embeddings: Float[Array, "R D"], cache: LlamaCache) -> tuple[Float[Array, "R D"], LlamaCache]:
+    def read_prompt(self, prompt: Float[Array, "P D"]) -> Read:
+        """Runs the stack on a prompt; see `LanguageModel.read_prompt`."""
+        embeddings = prompt[None].astype(self.config.dtype)
+        return self.decoder.prefill(*self._begun(embeddings, jnp.ones(embeddings.shape[:2], bool)))[1]
+
+    def decode_step(self, embeddings: Float[Array, "R D"], cache: Cache) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the stack on one more token a row; see `LanguageModel.decode_step`."""
         return self.decoder.step(embeddings, cache)
 
@@ -439,14 +348,14 @@ def _predecessors(inputs: Int[Array, "B S"], targets: Int[Array, "R T"]) -> Int[
     """
     (rows, length), (batch, input_length) = targets.shape, inputs.shape
     own = same_segment(targets, jnp.repeat(inputs, rows // batch, axis=0))
-    last_input = jnp.max(jnp.where(own, jnp.arange(input_length), 0), axis=2)
-    place = input_length + (jnp.arange(rows) % (rows // batch))[:, None] * (length - 1) + jnp.arange(length) - 1
+    last_input = jnp.max(jnp.where(own, jnp.arange(input_length)[None, None], 0), axis=2)
+    choice = (jnp.arange(rows) % (rows // batch))[:, None]
+    place = input_length + choice * (length - 1) + jnp.arange(length)[None] - 1
     follows = jnp.pad(targets[:, 1:] == targets[:, :-1], ((0, 0), (1, 0)))
     return jnp.where(follows, place, last_input)
 
 
-def _rotated(x: Float[Array, "B H Q K"], rotation: Float[Array, "2 B 1 Q halfK"]) -> Float[Array, "B H Q K"]:
-    """Rotates the first half of the width against the second, by rotary positions (Su et al. 2021)."""
-    cosine, sine = rotation.astype(x.dtype)
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+def _keys_values(*read: Read | None) -> tuple[list[Any], list[Any]]:
+    """The keys and the values of what was read, to scan over."""
+    found = [part for part in read if part is not None]
+    return [part.keys for part in found], [part.values for part in found]

@@ -22,7 +22,7 @@ Sources: Raffel et al. 2020; the T5X network (names, initialisation, order of op
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from frozen_jax.lm.base import LanguageModel
+from frozen_jax.lm.caches import Cache, Read, Written
 from frozen_jax.lm.layers import (
     Attention,
     Dense,
@@ -89,30 +90,6 @@ class T5Config:
     eos_id: int = 1
     pad_id: int = 0
     dtype: str = "float32"
-
-
-class T5Cache(NamedTuple):
-    """What decoding keeps: self-attention keys and values grow, cross-attention's are computed once an input.
-
-    Attributes:
-        self_keys: [L, R, T, H, K], filled up to `length`.
-        self_values: [L, R, T, H, K].
-        cross_keys: [L, B, S, H, K]; the rows of one input share them.
-        cross_values: [L, B, S, H, K].
-        inputs_mask: [B, S].
-        length: tokens decoded so far.
-    """
-
-    self_keys: Float[Array, "L R T H K"]
-    self_values: Float[Array, "L R T H K"]
-    cross_keys: Float[Array, "L B S H K"]
-    cross_values: Float[Array, "L B S H K"]
-    inputs_mask: Bool[Array, "B S"]
-    length: Int[Array, ""]
-
-    def select_rows(self, rows: Int[Array, " R"]) -> T5Cache:
-        """Returns the cache whose row i is row rows[i] of this one; rows stay with their input."""
-        return self._replace(self_keys=self.self_keys[:, rows], self_values=self.self_values[:, rows])
 
 
 def _attention(config: T5Config, rngs: nnx.Rngs) -> Attention:
@@ -177,8 +154,8 @@ class DecoderLayer(nnx.Module):
     def after_self_attention(
         self,
         hidden: Float[Array, "R T D"],
-        cross_keys: Float[Array, "B S H K"],
-        cross_values: Float[Array, "B S H K"],
+        cross_keys: Float[Array, "B H S K"],
+        cross_values: Float[Array, "B H S K"],
         cross_bias: Float[Array, "B 1 #T S"],
         dropout: Dropout | None = None,
     ) -> Float[Array, "R T D"]:
@@ -281,7 +258,7 @@ class Decoder(nnx.Module):
 
     def start(
         self, encoded: Float[Array, "B S D"], mask: Bool[Array, "B S"], *, max_length: int, rows_per_input: int
-    ) -> T5Cache:
+    ) -> Cache:
         """Computes every layer's cross-attention keys and values, once, and makes room for self-attention's."""
 
         @nnx.vmap(in_axes=(0, None), out_axes=0)
@@ -289,15 +266,15 @@ class Decoder(nnx.Module):
             return layer.encoder_decoder_attention.keys_values(encoded)
 
         keys, values = keys_values(self.layers, encoded)
-        layers, batch, _, heads, width = keys.shape
-        empty = jnp.zeros((layers, batch * rows_per_input, max_length, heads, width), keys.dtype)
-        return T5Cache(empty, empty, keys, values, mask, jnp.int32(0))
+        layers, batch, heads, _, width = keys.shape
+        room = (layers, batch * rows_per_input, heads, max_length, width)
+        return Cache(Read(keys, values, mask), Written.nothing(room, keys.dtype))
 
-    def step(self, embeddings: Float[Array, "R D"], cache: T5Cache) -> tuple[Float[Array, "R D"], T5Cache]:
+    def step(self, embeddings: Float[Array, "R D"], cache: Cache) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the stack on one more position of every row."""
-        positions = jnp.arange(cache.self_keys.shape[2])
-        here, seen = cache.length[None], mask_bias(positions <= cache.length)[None, None, None]
-        cross_bias = mask_bias(cache.inputs_mask)[:, None, None, :]
+        written, read = cache.written, cache.read
+        here, positions, seen = jnp.zeros(1, jnp.int32), -written.age, mask_bias(written.own)[:, None, None]
+        cross_bias = mask_bias(read.mask)[:, None, None, :]
         shared = None if not hasattr(self, "relpos_bias") else self.relpos_bias(here, positions) + seen
 
         def body(layer: DecoderLayer, carry: Any, x: Any) -> Any:
@@ -306,18 +283,16 @@ class Decoder(nnx.Module):
             bias = layer.relpos_bias(here, positions) + seen if shared is None else shared
             normed = layer.pre_self_attention_layer_norm(hidden)
             keys, values = layer.self_attention.keys_values(normed)
-            at = (index, 0, cache.length, 0, 0)
+            at = (index, 0, 0, written.slot, 0)
             all_keys = jax.lax.dynamic_update_slice(all_keys, keys[None], at)
             all_values = jax.lax.dynamic_update_slice(all_values, values[None], at)
             hidden = hidden + layer.self_attention.attend(normed, all_keys[index], all_values[index], bias)
             hidden = layer.after_self_attention(hidden, cross_keys, cross_values, cross_bias)
             return hidden, all_keys, all_values
 
-        xs = (jnp.arange(len_layers(self.layers)), cache.cross_keys, cache.cross_values)
-        carry = (embeddings[:, None], cache.self_keys, cache.self_values)
-        hidden, keys, values = scan_layers(self.layers, body, carry, xs)
-        cache = cache._replace(self_keys=keys, self_values=values, length=cache.length + 1)
-        return self.decoder_norm(hidden)[:, 0], cache
+        xs = (jnp.arange(len_layers(self.layers)), read.keys, read.values)
+        hidden, keys, values = scan_layers(self.layers, body, (embeddings[:, None], written.keys, written.values), xs)
+        return self.decoder_norm(hidden)[:, 0], cache._replace(written=written.stepped(keys, values))
 
 
 class T5(LanguageModel):
@@ -376,7 +351,8 @@ class T5(LanguageModel):
         *,
         max_length: int,
         rows_per_input: int = 1,
-    ) -> tuple[Float[Array, "R D"], T5Cache]:
+        prompt: None = None,
+    ) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the encoder and the decoder's start token; see `LanguageModel.prefill`."""
         encoded = self.encoder(inputs, inputs_mask)
         # One more position than tokens: the start token takes one.
@@ -384,7 +360,7 @@ class T5(LanguageModel):
         start = jnp.full((inputs.shape[0] * rows_per_input,), self.config.decoder_start_id, jnp.int32)
         return self.decoder.step(self.embed(start), cache)
 
-    def decode_step(self, embeddings: Float[Array, "R D"], cache: T5Cache) -> tuple[Float[Array, "R D"], T5Cache]:
+    def decode_step(self, embeddings: Float[Array, "R D"], cache: Cache) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the decoder on one more token a row; see `LanguageModel.decode_step`."""
         return self.decoder.step(embeddings, cache)
 

@@ -40,7 +40,7 @@ class Method(LanguageModel):
     def __init__(self, lm: LanguageModel) -> None:
         """Holds the LM."""
         self.lm = lm
-        self.eos_id, self.pad_id = lm.eos_id, lm.pad_id
+        self.eos_id, self.pad_id, self.context_length = lm.eos_id, lm.pad_id, lm.context_length
 
     def prepare(self, examples: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
         """Turns examples as text into examples as text, on the hosts; by default they stay as they are."""
@@ -83,9 +83,15 @@ class Method(LanguageModel):
         *,
         max_length: int,
         rows_per_input: int = 1,
+        prompt: Any = None,
     ) -> tuple[Float[Array, "R D"], Any]:
         """Lets the LM read the inputs."""
-        return self.lm.prefill(inputs, inputs_mask, max_length=max_length, rows_per_input=rows_per_input)
+        how: dict[str, Any] = {"max_length": max_length, "rows_per_input": rows_per_input, "prompt": prompt}
+        return self.lm.prefill(inputs, inputs_mask, **how)
+
+    def read_prompt(self, prompt: Float[Array, "P D"]) -> Any:
+        """Lets the LM read a prompt."""
+        return self.lm.read_prompt(prompt)
 
     def decode_step(self, embeddings: Float[Array, "R D"], cache: Any) -> tuple[Float[Array, "R D"], Any]:
         """Lets the LM take one more token."""

@@ -45,3 +45,7 @@ class PromptTuning(Method):
         """Puts the prompt in front of the inputs."""
         embeddings, mask = self.lm.read(inputs, inputs_mask, encoder_inputs)
         return prepend(self.prompt[...][None], embeddings, mask)
+
+    def shared_prompt(self) -> Float[Array, "P D"]:
+        """Returns the prompt."""
+        return self.prompt[...]

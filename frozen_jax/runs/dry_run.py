@@ -49,7 +49,7 @@ def _show_first_batch(job: Job) -> None:
     for row in range(min(_EXAMPLES, len(batch.inputs))):
         real = np.asarray(batch.inputs[row])[np.asarray(batch.inputs_mask[row])]
         target = np.asarray(batch.targets[row])[np.asarray(batch.targets_weights[row]) > 0]
-        print(f"  {tokenizer.decode(real.tolist())!r}\n    -> {tokenizer.decode(target.tolist())!r}")
+        print(f"  {tokenizer.spelt(real.tolist())!r}\n    -> {tokenizer.spelt(target.tolist())!r}")
         if encoder_inputs := batch.encoder_inputs:
             read = np.asarray(encoder_inputs.tokens[row])[np.asarray(encoder_inputs.mask[row])].tolist()
             print(f"    the encoder reads {encoder_tokenizer().decode(read)!r}")

@@ -6,25 +6,23 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import gin
-import numpy as np
 from etils import epath
-from jaxtyping import Bool, Int
 from tqdm import tqdm
 
 from frozen_jax import cloud_storage
-from frozen_jax.batching import ENCODER_INPUTS, Tokens, bucket_of, default_buckets, pad
 from frozen_jax.errors import UserError
-from frozen_jax.lm.base import LanguageModel
+from frozen_jax.lm.base import GREEDY, LanguageModel
+from frozen_jax.lm.decoding import Strategy
+from frozen_jax.lm.generation import Stop
 from frozen_jax.runs.job import Job
 from frozen_jax.runs.task_data import TaskData
 from frozen_jax.tokenizer import lm_tokenizer
-from frozen_jax.types import EncoderInputs
 
 _WRITE_SECONDS = 10  # what a kill may cost
+_LINES = 8  # a slot, between two looks at the clock: what is answered is written in the order of the lines
 
 
 @gin.configurable
@@ -36,7 +34,9 @@ def infer(
     *,
     batch_size: int = 16,
     max_length: int = 32,
-    num_beams: int = 1,
+    strategy: Strategy = GREEDY,
+    stop_strings: Sequence[str] = (),
+    log_probs: bool = False,
 ) -> None:
     """Answers every line of `input_file`, going on where an earlier run stopped; without one, asks in the terminal.
 
@@ -45,9 +45,11 @@ def infer(
         input_file: JSON lines with the field "inputs"; other fields are passed on.
         output_file: the same lines with "prediction"; None is MODEL_DIR/predictions/ and the input's name.
         checkpoint: a module checkpoint; None is the best, else the latest, of MODEL_DIR; "none" asks the LM alone.
-        batch_size: lines at once.
+        batch_size: lines that are answered at once; where one answer has ended, the next begins.
         max_length: the most tokens of an answer.
-        num_beams: 1 is greedy.
+        strategy: @Greedy(), @Sample() or @Beam(); where it gives several texts, "prediction" is a list of them.
+        stop_strings: texts at which an answer ends; they are left out.
+        log_probs: also write "log_probability", the log-likelihood of each answer's tokens in nats.
 
     Raises:
         UserError: for a missing or empty file, a line that is no JSON object with "inputs" (its number is named), or an
@@ -55,52 +57,64 @@ def infer(
     """
     lines = None if input_file is None else read_lines(input_file)
     model = job.method.lm if checkpoint == "none" else job.trained_method(checkpoint)
-    answer = _Answerer(job.data, max_length, num_beams)
+    stop = Stop(strings=tuple(stop_strings), decode=lm_tokenizer().decode if stop_strings else None)
+    answer = _Answerer(job.data, max_length, strategy, stop)
     if input_file is None or lines is None:
         _ask(job.method.lm, model, answer)
         return
     default = job.directory / "predictions" / epath.Path(input_file).name
     output = cloud_storage.open_path(output_file) if output_file else default
-    _answer_lines(lines, output, functools.partial(answer, model), batch_size)
+    _answer_lines(lines, output, functools.partial(answer, model, slots=batch_size), _LINES * batch_size, log_probs)
     print(f"{len(lines)} answers in {output}")
 
 
-def _answer_lines(lines: list[dict], output: epath.Path, answer: Callable[..., list[str]], batch_size: int) -> None:
+def _answer_lines(
+    lines: list[dict], output: epath.Path, answer: Callable[..., Iterator[_Answer]], window: int, log_probs: bool
+) -> None:
+    """Answers windows of lines, and writes what is answered after each."""
     done, written = _resume(output, lines), time.monotonic()
     if done:
         print(f"{len(done)} answers were there already; to have them anew, delete {output}")
     with tqdm(initial=len(done), total=len(lines), unit="line", disable=None) as bar:
-        for start in range(len(done), len(lines), batch_size):
-            batch = lines[start : start + batch_size]
-            predictions = answer([line["inputs"] for line in batch], rows=batch_size)
-            done += [{**line, "prediction": text} for line, text in zip(batch, predictions, strict=True)]
+        for start in range(len(done), len(lines), window):
+            asked = lines[start : start + window]
+            found: list[dict] = [{}] * len(asked)
+            for number, text, log_probability in answer([line["inputs"] for line in asked], first=start):
+                more = {"log_probability": log_probability} if log_probs else {}
+                found[number] = {**asked[number], "prediction": text, **more}
+                bar.update()
+            done += found
             if time.monotonic() - written > _WRITE_SECONDS or len(done) == len(lines):
                 _write(output, done)
                 written = time.monotonic()
-            bar.update(len(batch))
+
+
+_Answer = tuple[int, str | list[str], float | list[float]]  # number of the line, text or texts, log-likelihoods
 
 
 class _Answerer:
-    """Texts to texts, in batches of few shapes."""
+    """Texts to texts."""
 
-    def __init__(self, data: TaskData, max_length: int, num_beams: int) -> None:
-        self._data, self._max_length, self._num_beams = data, max_length, num_beams
+    def __init__(self, data: TaskData, max_length: int, strategy: Strategy, stop: Stop) -> None:
+        self._data, self._max_length, self._strategy, self._stop = data, max_length, strategy, stop
 
-    def __call__(self, model: LanguageModel, texts: list[str], rows: int = 1) -> list[str]:
-        """Answers texts; the last batch is filled up to `rows`."""
-        filled, lengths = [*texts, *[""] * (rows - len(texts))], self._data.task_feature_lengths
-        padded, mask = _padded([self._data.input_tokens(text) for text in filled], lengths["inputs"], model.pad_id)
-        settings: dict[str, Any] = {"max_length": self._max_length, "num_beams": self._num_beams}
-        encoder_inputs = [tokens for text in filled if (tokens := self._data.encoder_tokens(text)) is not None]
-        if encoder_inputs:
-            length = lengths.get(ENCODER_INPUTS, len(encoder_inputs[0]))
-            settings |= {"encoder_inputs": EncoderInputs(*_padded(encoder_inputs, length, 0))}
-        written = model.generate(padded, inputs_lengths=mask.sum(1), **settings)
-        return [lm_tokenizer().decode(row) for row in np.asarray(written)[: len(texts)].tolist()]
-
-
-def _padded(rows: list[Tokens], longest: int, pad_id: int) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
-    return pad(rows, bucket_of(max(map(len, rows)), default_buckets(longest)), pad_id)
+    def __call__(self, model: LanguageModel, texts: list[str], slots: int = 1, first: int = 0) -> Iterator[_Answer]:
+        """Answers texts, in whatever order answers end; `first` is the number of the first of them."""
+        encoder_inputs = [tokens for text in texts if (tokens := self._data.encoder_tokens(text)) is not None]
+        written = model.generate_many(
+            [self._data.input_tokens(text) for text in texts],
+            max_length=self._max_length,
+            slots=slots,
+            strategy=self._strategy,
+            stop=self._stop,
+            encoder_inputs=encoder_inputs or None,
+            ids=range(first, first + len(texts)),
+        )
+        for number, found in written:
+            answers = [self._stop.cut(lm_tokenizer().decode(row)) for row in found.tokens.tolist()]
+            log_likelihoods = [round(float(nats), 4) for nats in found.log_probs.sum(axis=1)]
+            one = len(answers) == 1
+            yield number, answers[0] if one else answers, log_likelihoods[0] if one else log_likelihoods
 
 
 def read_lines(path: str) -> list[dict]:
@@ -151,9 +165,14 @@ def _ask(lm: LanguageModel, model: LanguageModel, answer: _Answerer) -> None:
         raise UserError("infer: no input file; give --gin.infer.input_file=FILE.jsonl, or run it in a terminal")
     print("Type a line of text; an empty one ends.")
     for text in _typed():
-        print(f"  frozen LM alone: {answer(lm, [text])[0]}")
+        print(f"  frozen LM alone: {_answered(answer, lm, text)}")
         if model is not lm:
-            print(f"  with {type(model).__name__}: {answer(model, [text])[0]}")
+            print(f"  with {type(model).__name__}: {_answered(answer, model, text)}")
+
+
+def _answered(answer: _Answerer, model: LanguageModel, text: str) -> str | list[str]:
+    [(_, found, _)] = answer(model, [text])
+    return found
 
 
 def _typed() -> Iterator[str]:

@@ -94,8 +94,16 @@ def _title(data: TaskData, count: int) -> str:
     pieces = "; ".join(f"{tokenizer.name}, {tokenizer.vocab_size:,} pieces" for tokenizer in tokenizers)
     return (
         f"{data.mixture_or_task_name}: {what}. Cut: {lengths} tokens (TASK_FEATURE_LENGTHS).\n"
-        f"Tokenizer: {pieces}. Seed: {data.seed}."
+        f"Tokenizer: {pieces}. Seed: {data.seed}.{_template()}"
     )
+
+
+def _template() -> str:
+    tokenizer = lm_tokenizer()
+    if tokenizer.template is None:
+        return ""
+    more = f"up to {tokenizer.frame_length:,} tokens more than inputs have below"
+    return f"\nTemplate: {shortened(tokenizer.template, 80)}, {more} (lm_tokenizer.template)."
 
 
 def _tokenizer(feature: str) -> Tokenizer:
@@ -191,10 +199,14 @@ def _show_tokens(feature: str, cut: Mapping[str, Any], whole: Mapping[str, Any])
     _show_text(f"{feature}: {shortened(tokenizer.decode(before) if text is None else text.decode())}", 2)
     if before == after:
         _show_gloss(tokenizer, f"{len(after):,} tokens, nothing is cut", after, first=36)
-        return
-    _show_gloss(tokenizer, f"{len(before):,} tokens before cutting", before, first=36)
-    said = f"{len(after):,} tokens after cutting: {shortened(tokenizer.decode(after))}"
-    _show_gloss(tokenizer, said, after, first=12, last=24)
+    else:
+        _show_gloss(tokenizer, f"{len(before):,} tokens before cutting", before, first=36)
+        said = f"{len(after):,} tokens after cutting: {shortened(tokenizer.decode(after))}"
+        _show_gloss(tokenizer, said, after, first=12, last=24)
+    if feature == "inputs" and tokenizer.template is not None:
+        framed = tokenizer.framed(cut[feature]).tolist()
+        said = f"{len(framed):,} tokens in the template: {shortened(tokenizer.spelt(framed))}"
+        _show_gloss(tokenizer, said, framed, first=36)
 
 
 def _show_text(text: str, indent: int) -> None:

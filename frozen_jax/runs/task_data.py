@@ -31,7 +31,8 @@ class TaskData:
     Attributes:
         mixture_or_task_name: registered by `module`.
         task_feature_lengths: the most tokens of "inputs" and "targets"; with "encoder_inputs" too, the inputs are
-            tokenized once more, by `encoder_tokenizer`, for a method whose encoder has a vocabulary of its own.
+            tokenized once more, by `encoder_tokenizer`, for a method whose encoder has a vocabulary of its own. What
+            `lm_tokenizer.template` puts around the inputs is not counted, here and in `buckets`, and never cut.
         batch_size: rows of a global training batch.
         seed: of the order of examples.
         module: Python module that registers tasks when it is imported; a collaborator's may stand anywhere.
@@ -69,16 +70,16 @@ class TaskData:
 
     def train_batches(self) -> Batches:
         """Returns the training batches."""
-        tokens, lengths = self._train_tokens(), self.task_feature_lengths
+        tokens, lengths, tokenizer = self._train_tokens(), self.task_feature_lengths, lm_tokenizer()
         if (text := self._encoder_text()) is not None:
             tokens, lengths = controls.train_on_text(tokens, text), {**lengths, ENCODER_INPUTS: len(text)}
         return Batches(
             tokens,
             batch_size=self.batch_size,
             seed=self.seed,
-            buckets=all_buckets(lengths, self.buckets),
+            buckets=all_buckets(lengths, self.buckets, tokenizer.frame_length),
             length_window=self.length_window,
-            pad_id=lm_tokenizer().pad_id,
+            pad_id=tokenizer.pad_id,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -114,8 +115,8 @@ class TaskData:
         return tasks
 
     def input_tokens(self, text: str) -> Tokens:
-        """Returns the tokens of a text as inputs, cut like the task's, with the end-of-sequence token."""
-        return _tokens(lm_tokenizer(), text, self.task_feature_lengths["inputs"])
+        """Returns the tokens of a text as inputs, cut like the task's and in the same frame."""
+        return lm_tokenizer().framed(_tokens(lm_tokenizer(), text, self.task_feature_lengths["inputs"]))
 
     def write_token_cache(self, directory: epath.PathLike) -> None:
         """Writes every split as token files, see `token_cache.write`."""

@@ -8,6 +8,7 @@ import pytest
 
 from frozen_jax import partitioning, training
 from frozen_jax.lm import base
+from frozen_jax.lm.decoding import Beam, Greedy
 from frozen_jax.methods.base import Method
 from frozen_jax.types import EncoderInputs
 from tests import tiny
@@ -47,10 +48,10 @@ def test_logits_scores_and_texts_are_those_of_the_encoder_inputs(method, shape):
         result = one(BATCH.inputs, BATCH.targets, **found)
         np.testing.assert_allclose(result, other(OTHER.inputs, BATCH.targets, **wanted), rtol=1e-4, atol=1e-5)
         assert not np.allclose(result, other(BATCH.inputs, BATCH.targets, inputs_lengths=LENGTHS), atol=1e-3)
-    for beams in (1, 2):
-        settings = {"max_length": 4, "num_beams": beams}
-        result = model.generate(BATCH.inputs, **found, **settings)
-        np.testing.assert_array_equal(result, method.lm.generate(OTHER.inputs, **wanted, **settings))
+    for strategy in (Greedy(), Beam(2)):
+        settings = {"max_length": 4, "strategy": strategy}
+        result = model.generate(BATCH.inputs, **found, **settings).tokens
+        np.testing.assert_array_equal(result, method.lm.generate(OTHER.inputs, **wanted, **settings).tokens)
 
 
 def test_training_is_that_on_the_encoder_inputs(method):

@@ -142,7 +142,7 @@ def test_another_seed_is_another_generator(inputs):
 def test_writing_and_scoring_read_the_same_prompts():
     """Greedy writing, step by step, is what the logits of all targets at once say."""
     method, batch = made(), tiny.batch(rows=4)
-    written = np.asarray(method.generate(batch.inputs, max_length=4, inputs_lengths=batch.inputs_mask.sum(1)))
+    written = method.generate(batch.inputs, max_length=4, inputs_lengths=batch.inputs_mask.sum(1)).tokens
     logits = np.asarray(method.logits(batch.inputs, written, inputs_lengths=batch.inputs_mask.sum(1)))
     np.testing.assert_array_equal(logits.argmax(-1)[:, 0], written[:, 0])
     going_on = written[:, 0] != method.eos_id

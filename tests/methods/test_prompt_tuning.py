@@ -8,6 +8,7 @@ import pytest
 
 from frozen_jax import checkpoints, prompts
 from frozen_jax.errors import UserError
+from frozen_jax.lm.decoding import Beam
 from frozen_jax.methods.prompt_tuning import PromptTuning
 from tests import tiny
 
@@ -49,8 +50,8 @@ def test_a_prompt_of_token_embeddings_is_those_tokens_in_front():
         atol=1e-5,
     )
     np.testing.assert_array_equal(
-        method.generate(batch.inputs, max_length=5, num_beams=2, inputs_lengths=lengths),
-        lm.generate(in_front, max_length=5, num_beams=2, inputs_lengths=lengths + 3),
+        method.generate(batch.inputs, max_length=5, strategy=Beam(2), inputs_lengths=lengths).tokens,
+        lm.generate(in_front, max_length=5, strategy=Beam(2), inputs_lengths=lengths + 3).tokens,
     )
 
 

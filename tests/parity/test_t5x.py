@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from frozen_jax import freezing, load_lm
+from frozen_jax.lm.decoding import Beam
 from frozen_jax.methods.fine_tuning import FineTuning
 from frozen_jax.training import loss_sum
 from frozen_jax.types import Batch, Segments
@@ -40,10 +41,10 @@ def test_logits_and_scores(case):
 def test_greedy_and_best_beam_token_for_token(case):
     lm, reference, _ = case
     inputs = reference["encoder_input_tokens"]
-    greedy = lm.generate(inputs, max_length=8)
+    greedy = lm.generate(inputs, max_length=8).tokens
     np.testing.assert_array_equal(greedy, reference["greedy_tokens"])
     np.testing.assert_allclose(lm.score(inputs, greedy), reference["greedy_log_probs"], rtol=1e-4)
-    beams = lm.generate(inputs, max_length=8, num_beams=4, length_penalty=0.6)
+    beams = lm.generate(inputs, max_length=8, strategy=Beam(4, length_penalty=0.6)).tokens
     np.testing.assert_array_equal(beams, reference["beam4_tokens"][:, -1])
 
 

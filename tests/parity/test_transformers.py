@@ -84,7 +84,7 @@ def test_greedy_agrees(name, tmp_path):
             max_new_tokens=10,
             do_sample=False,
         ).numpy()[:, 1:]
-    found = np.asarray(lm.generate(inputs, max_length=10))[:, : greedy.shape[1]]
+    found = lm.generate(inputs, max_length=10).tokens[:, : greedy.shape[1]]
     np.testing.assert_array_equal(found, greedy)
 
 

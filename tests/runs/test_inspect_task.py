@@ -100,6 +100,27 @@ def test_an_example_before_and_after_cutting(inspected):
     ]
 
 
+def test_an_example_in_its_template(inspected):
+    with gin.unlock_config():
+        gin.bind_parameter("lm_tokenizer.template", "</s> yes {inputs} no")
+    add("counting", sizes={"train": 8})
+    printed = inspected("counting", examples=8)
+    assert 'Template: "</s> yes {inputs} no", up to 3 tokens more than inputs have below' in printed
+    shown = printed.split("number 7:")[1].split("Example")[0]
+    assert [" ".join(line.split()) for line in shown.splitlines() if line][4:] == [
+        '6 tokens after cutting: "zero one two three four"',
+        "zero one two three four </s>",
+        "3 4 5 6 7 1",
+        '8 tokens in the template: "</s> yes zero one two three four no"',
+        "</s> yes zero one two three four no",
+        "1 13 3 4 5 6 7 14",
+        'targets: "seven"',
+        "2 tokens, nothing is cut",
+        "seven </s>",
+        "10 1",
+    ]
+
+
 def test_examples_are_chosen_by_the_seed(inspected):
     add("counting")
 

@@ -1,0 +1,330 @@
+"""Writing texts: prefill, a loop on the device, and rows that are filled again as soon as their text has ended.
+
+    inputs ──prefill──▶ cache, first token ──one compiled loop──▶ all ended, or enough rows are free
+                                                   ▲                        │
+                                                   └── inputs that waited ◀─┘
+
+Every input has `strategy.rows` rows. The loop comes back to the host when all rows have ended, when as many inputs have
+ended as a prefill takes, or, where texts end at strings, every few steps. Neither batch size nor order nor batch-mates
+change what is written, since every row has its own position and its own draws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Bool, Float, Int
+
+from frozen_jax.batching import SMALLEST_BUCKET, Tokens, pad, rounded_up
+from frozen_jax.errors import UserError
+from frozen_jax.lm.decoding import Limits, Strategy, Texts
+from frozen_jax.partitioning import spread_rows
+from frozen_jax.types import Array, EncoderInputs
+
+_STEPS_BETWEEN_LOOKS = 8  # where texts end at strings, which only the host can see
+_REFILL_SHARE = 4  # a prefill takes a quarter of the rows: fewer would cost more calls, more would wait for each other
+
+
+class Generated(NamedTuple):
+    """Texts as tokens; `results` consecutive rows for each input.
+
+    Attributes:
+        tokens: padded behind each text's end; the token that ended it is kept.
+        lengths: tokens of each text.
+        log_probs: of each token under the LM itself, in nats; 0 at padding.
+    """
+
+    tokens: Int[np.ndarray, "R T"]
+    lengths: Int[np.ndarray, " R"]
+    log_probs: Float[np.ndarray, "R T"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """What ends a text besides the LM's end-of-sequence token.
+
+    Attributes:
+        ids: tokens; they are kept, as the end-of-sequence token is.
+        strings: texts; they are left out by `cut`, and so is all that follows.
+        decode: token ids to text, for `strings`.
+    """
+
+    ids: tuple[int, ...] = ()
+    strings: tuple[str, ...] = ()
+    decode: Callable[[Sequence[int]], str] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a string that every text holds."""
+        if "" in self.strings:
+            raise UserError("Stop: an empty string ends every text before it begins; leave it out")
+
+    def cut(self, text: str) -> str:
+        """Returns the text up to the first of the strings."""
+        found = [place for string in self.strings if (place := text.find(string)) >= 0]
+        return text[: min(found, default=len(text))]
+
+    def length(self, tokens: Sequence[int]) -> int | None:
+        """Returns of how many tokens the shortest beginning is that holds one of the strings; None if there is none."""
+        assert self.decode is not None, "checked where generation begins"
+        if self.cut(text := self.decode(tokens)) == text:
+            return None
+        few, many = 0, len(tokens)  # of `few` tokens none is made, of `many` one is
+        while many - few > 1:
+            middle = (few + many) // 2
+            text = self.decode(tokens[:middle])
+            few, many = (few, middle) if self.cut(text) != text else (middle, many)
+        return many
+
+
+class _Running(NamedTuple):
+    """What is on the device between two calls.
+
+    Attributes:
+        cache: the LM's.
+        state: the strategy's.
+        feed: the token that each row reads next.
+    """
+
+    cache: Any
+    state: Any
+    feed: Int[Array, " R"]
+
+
+class _Read(NamedTuple):
+    """What a prefill reads.
+
+    Attributes:
+        inputs: token ids, padded on the right.
+        mask: True where one is real.
+        ids: the examples' numbers.
+        encoder_inputs: see `LanguageModel.read`.
+    """
+
+    inputs: Int[Array, "B S"]
+    mask: Bool[Array, "B S"]
+    ids: Int[Array, " B"]
+    encoder_inputs: EncoderInputs | None
+
+
+class Writer:
+    """One model, one strategy, one limit: what is compiled, and what all batches share, is kept between them."""
+
+    def __init__(self, model: Any, strategy: Strategy, max_length: int, stop: Stop) -> None:
+        """Reads the prompt that stands in front of every input alike, where the model has one.
+
+        Args:
+            model: a `LanguageModel`.
+            strategy: how tokens are chosen.
+            max_length: T, the most tokens of a text.
+            stop: what ends a text.
+
+        Raises:
+            UserError: if max_length is less than one, or a text is to end at strings that nothing decodes.
+        """
+        if max_length < 1:
+            raise UserError(f"generate: max_length is {max_length}; it must be at least 1")
+        if stop.strings and stop.decode is None:
+            raise UserError("Stop: strings are looked for in text; give `decode`, which makes text of tokens")
+        self.strategy, self.stop = strategy, stop
+        self.limits = Limits(max_length, (model.eos_id, *stop.ids), model.pad_id)
+        self._graphdef, self._state = nnx.split(model)
+        self._static = (self._graphdef, strategy, self.limits)
+        self._prompt = _read_prompt(self._graphdef, self._state)
+
+    def write(
+        self,
+        inputs: Int[np.ndarray, "B S"],
+        mask: Bool[Array, "B S"],
+        encoder_inputs: EncoderInputs | None = None,
+        ids: Int[Array, " B"] | None = None,
+    ) -> Generated:
+        """Writes the texts of one batch; see `LanguageModel.generate`."""
+        ids = np.arange(len(inputs), dtype=np.int32) if ids is None else np.asarray(ids, np.int32)
+        running, ended = self.start(_Read(inputs, mask, ids, encoder_inputs)), np.zeros(len(inputs), bool)
+        while not ended.all():
+            running, ended = self.go_on(running, len(inputs))
+        return self.results(running, range(len(inputs)))
+
+    def start(self, read: _Read) -> _Running:
+        """Reads inputs and writes the first token of each text."""
+        # Where an input is empty, the prompt itself predicts its first token.
+        prompt = self._prompt if np.all(np.any(np.asarray(read.mask), axis=1)) else None
+        read = _Read(*spread_rows(read, like=jax.tree.leaves(self._state)[0]))
+        return _start(*self._static, self._state, prompt, read)
+
+    def go_on(self, running: _Running, ended: int) -> tuple[_Running, Bool[np.ndarray, " B"]]:
+        """Writes until so many inputs have ended; returns which.
+
+        Raises:
+            UserError: for logits that are not numbers.
+        """
+        steps = _STEPS_BETWEEN_LOOKS if self.stop.strings else self.limits.max_length
+        running = _go_on(*self._static, self._state, running, np.int32(ended), np.int32(steps))
+        texts = self.strategy.texts(running.state)
+        if self.stop.strings and isinstance(running.state, Texts):  # hypotheses of a beam are only cut, at the end
+            running = self._looked_at(running, texts)
+            texts = self.strategy.texts(running.state)
+        failed = np.asarray(texts.failed)
+        if failed.any():
+            example, length = (int(np.asarray(x)[failed.argmax()]) for x in (texts.ids, texts.lengths[:, 0]))
+            raise UserError(
+                f"input {example}: the logits of its token {length} are not numbers; are the weights whole?"
+            )
+        return running, np.asarray(texts.all_ended())
+
+    def refill(self, running: _Running, new: _Running, places: Int[np.ndarray, " N"]) -> _Running:
+        """Puts new inputs in the place of those that have ended."""
+        return _refill(self.strategy.rows, running, new, places)
+
+    def results(self, running: _Running, places: Sequence[int]) -> Generated:
+        """Returns what some inputs have written."""
+        texts = self.strategy.texts(running.state)
+        tokens, lengths, log_probs = (
+            np.array(part[np.asarray(places)]).reshape(-1, *part.shape[2:])
+            for part in (texts.tokens, texts.lengths, texts.log_probs)
+        )
+        for row, length in enumerate(lengths if self.stop.strings else ()):
+            lengths[row] = self.stop.length(tokens[row, :length].tolist()) or length
+        behind = np.arange(tokens.shape[1]) >= lengths[:, None]
+        return Generated(np.where(behind, self.limits.pad_id, tokens), lengths, np.where(behind, 0.0, log_probs))
+
+    def _looked_at(self, running: _Running, texts: Texts) -> _Running:
+        """Ends the rows that have written one of the strings."""
+        tokens, lengths, ended = (np.asarray(part) for part in (texts.tokens, texts.lengths, texts.ended))
+        found = [
+            bool(done) or self.stop.length(row[:length].tolist()) is not None
+            for row, length, done in zip(
+                tokens.reshape(-1, tokens.shape[2]), lengths.ravel(), ended.ravel(), strict=True
+            )
+        ]
+        return running._replace(state=running.state._replace(ended=jnp.asarray(found).reshape(ended.shape)))
+
+
+def generate_many(
+    writer: Writer,
+    inputs: Sequence[Tokens],
+    slots: int,
+    *,
+    encoder_inputs: Sequence[Tokens] | None = None,
+    ids: Sequence[int] | None = None,
+) -> Iterator[tuple[int, Generated]]:
+    """Writes texts for any number of inputs; see `LanguageModel.generate_many`."""
+    order = sorted(range(len(inputs)), key=lambda one: -len(inputs[one]))  # what does not fit shows at once
+    batches = _Batches(inputs, encoder_inputs, range(len(inputs)) if ids is None else ids, writer.limits.pad_id)
+    slots = min(slots, len(order))
+    held: list[int | None] = list(order[:slots])
+    waiting = order[slots:]
+    running = writer.start(batches.of(order[:slots], slots)) if slots else None
+    while running is not None and (at_work := slots - held.count(None)):
+        refill = min(max(1, slots // _REFILL_SHARE), len(waiting))
+        running, ended = writer.go_on(running, slots - at_work + (refill or at_work))
+        done = [place for place in range(slots) if ended[place] and held[place] is not None]
+        found = writer.results(running, done) if done else None
+        for number, place in enumerate(done):
+            rows = slice(number * writer.strategy.results, (number + 1) * writer.strategy.results)
+            yield held[place], Generated(*(part[rows] for part in found))
+            held[place] = None
+        free = [place for place in range(slots) if held[place] is None]
+        while waiting and len(free) >= refill:
+            size = max(1, slots // _REFILL_SHARE)
+            taken, waiting = waiting[:size], waiting[size:]
+            places, free = free[: len(taken)], free[len(taken) :]
+            for place, one in zip(places, taken, strict=True):
+                held[place] = one
+            nowhere = [slots] * (size - len(taken))
+            new = writer.start(batches.of(taken, size))
+            running = writer.refill(running, new, np.array([*places, *nowhere], np.int32))
+            refill = min(size, len(waiting))
+
+
+class _Batches:
+    """Inputs of different lengths as arrays of few shapes."""
+
+    def __init__(
+        self,
+        inputs: Sequence[Tokens],
+        encoder_inputs: Sequence[Tokens] | None,
+        ids: Sequence[int],
+        pad_id: int,
+    ) -> None:
+        self._inputs, self._encoder_inputs, self._ids, self._pad_id = inputs, encoder_inputs, ids, pad_id
+
+    def of(self, chosen: Sequence[int], rows: int) -> _Read:
+        """Returns some inputs, the longest first, filled up to so many rows by copies of the first."""
+        filled = [*chosen, *[chosen[0]] * (rows - len(chosen))]
+        tokens, mask = self._padded([self._inputs[one] for one in filled], self._pad_id)
+        encoder_inputs = None
+        if self._encoder_inputs is not None:
+            encoder_inputs = EncoderInputs(*self._padded([self._encoder_inputs[one] for one in filled], 0))
+        return _Read(tokens, mask, np.array([self._ids[one] for one in filled], np.int32), encoder_inputs)
+
+    @staticmethod
+    def _padded(rows: Sequence[Tokens], pad_id: int) -> tuple[Int[np.ndarray, "B S"], Bool[np.ndarray, "B S"]]:
+        return pad(rows, max(SMALLEST_BUCKET, rounded_up(max(1, *map(len, rows)))), pad_id)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read_prompt(graphdef: Any, state: Any) -> Any:
+    """Reads the prompt that all inputs share; None where there is none, or the LM cannot read it apart."""
+    model = nnx.merge(graphdef, state)
+    prompt = model.shared_prompt()
+    return None if prompt is None else model.read_prompt(prompt)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _start(graphdef: Any, strategy: Strategy, limits: Limits, state: Any, prompt: Any, read: _Read) -> _Running:
+    model = nnx.merge(graphdef, state)
+    embeddings, mask = model.read(read.inputs, read.mask, read.encoder_inputs)
+    if prompt is not None:
+        embeddings, mask = (part[:, model.shared_prompt().shape[0] :] for part in (embeddings, mask))
+    hidden, cache = model.prefill(
+        embeddings, mask, max_length=limits.max_length, rows_per_input=strategy.rows, prompt=prompt
+    )
+    begun = strategy.write(strategy.begin(read.ids, limits), model.unembed(hidden), limits)
+    return _Running(cache, begun.state, begun.feed)  # before the first token all rows of an input are alike
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def _go_on(
+    graphdef: Any,
+    strategy: Strategy,
+    limits: Limits,
+    state: Any,
+    running: _Running,
+    ended: Int[Array, ""],
+    steps: Int[Array, ""],
+) -> _Running:
+    """Feeds and writes until so many inputs have ended, or so many steps are taken."""
+    model = nnx.merge(graphdef, state)
+
+    def wanted(carry: tuple[Int[Array, ""], _Running]) -> Bool[Array, ""]:
+        taken, running = carry
+        return (taken < steps) & (jnp.sum(strategy.texts(running.state).all_ended()) < ended)
+
+    def step(carry: tuple[Int[Array, ""], _Running]) -> tuple[Int[Array, ""], _Running]:
+        taken, running = carry
+        hidden, cache = model.decode_step(model.embed(running.feed), running.cache)
+        written = strategy.write(running.state, model.unembed(hidden), limits)
+        if written.rows is not None:
+            cache = cache.select_rows(written.rows)
+        return taken + 1, _Running(cache, written.state, written.feed)
+
+    return jax.lax.while_loop(wanted, step, (jnp.int32(0), running))[1]
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _refill(rows: int, running: _Running, new: _Running, places: Int[Array, " N"]) -> _Running:
+    """Puts new inputs in these places; those beyond the last go nowhere."""
+    row_places = (places[:, None] * rows + jnp.arange(rows)[None]).reshape(-1)
+    return _Running(
+        running.cache.insert(new.cache, places, row_places),
+        jax.tree.map(lambda old, new: old.at[places].set(new, mode="drop"), running.state, new.state),
+        running.feed.at[row_places].set(new.feed, mode="drop"),
+    )

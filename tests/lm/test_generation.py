@@ -1,0 +1,216 @@
+"""Writing texts: with and without a cache, in one batch and refilled, whatever stands beside a row."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from frozen_jax.errors import UserError
+from frozen_jax.lm import generation
+from frozen_jax.lm.decoding import Beam, Greedy, Sample
+from frozen_jax.lm.generation import Stop
+from tests import tiny
+
+LENGTH = 7
+STRATEGIES = {"greedy": Greedy(), "sample": Sample(n=2, temperature=1.5, top_k=60, top_p=0.95), "beam": Beam(3, n=2)}
+MODELS = {
+    "t5": lambda: tiny.t5(3),
+    "llama": lambda: tiny.llama(3),
+    "llama with bos": lambda: tiny.llama(3, bos_first=True, bos_id=7),
+    "prompt-tuned t5": lambda: tiny.prompt_tuning(tiny.t5(1)),
+    "prompt-tuned llama": lambda: tiny.prompt_tuning(tiny.llama(1)),
+    "prompt-tuned llama with bos": lambda: tiny.prompt_tuning(tiny.llama(1, bos_first=True, bos_id=7)),
+    "ID-PT llama": lambda: tiny.input_dependent_prompt_tuning(tiny.llama(2)),
+}
+SEARCHED = [(name, strategy) for name in ("t5", "prompt-tuned llama") for strategy in STRATEGIES]
+PAIRS = sorted({*((name, "greedy") for name in MODELS), *SEARCHED, ("llama", "beam")})
+BATCH = tiny.batch(rows=9)
+LENGTHS = BATCH.inputs_mask.sum(1)
+INPUTS = [row[:length] for row, length in zip(BATCH.inputs, LENGTHS, strict=True)]
+
+
+@functools.cache
+def model(name):
+    """An LM that ends texts now and then: the weights are random, so the end-of-sequence token is made likelier."""
+    found = MODELS[name]()
+    lm = getattr(found, "lm", found)
+    head = lm.decoder.logits_dense.kernel
+    head[...] = head[...].at[:, lm.eos_id].multiply(2.0)
+    return found
+
+
+@functools.cache
+def alone(name, strategy):
+    """What is written for all inputs, in one batch."""
+    return model(name).generate(BATCH.inputs, max_length=LENGTH, inputs_lengths=LENGTHS, strategy=STRATEGIES[strategy])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_texts_end(name):
+    assert len(set(alone(name, "greedy").lengths.tolist())) > 1, "else the tests below say little"
+
+
+@pytest.mark.parametrize(("name", "strategy"), PAIRS)
+def test_the_cached_log_probabilities_are_those_of_the_uncached_forward(name, strategy):
+    found = alone(name, strategy)
+    whole = jax.nn.log_softmax(model(name).logits(BATCH.inputs, found.tokens, inputs_lengths=LENGTHS))
+    expected = np.take_along_axis(np.asarray(whole), found.tokens[..., None], axis=2)[..., 0]
+    real = np.arange(LENGTH) < found.lengths[:, None]
+    np.testing.assert_allclose(found.log_probs, np.where(real, expected, 0), atol=1e-4)
+    assert (found.tokens[~real] == 0).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_is_the_argmax_of_the_uncached_forward(name):
+    found = alone(name, "greedy")
+    best = np.asarray(model(name).logits(BATCH.inputs, found.tokens, inputs_lengths=LENGTHS)).argmax(-1)
+    for row, argmax, length in zip(found.tokens, best, found.lengths, strict=True):
+        np.testing.assert_array_equal(row[:length], argmax[:length])
+        assert length == LENGTH or row[length - 1] == 1
+
+
+def test_beams_are_those_of_a_search_without_a_cache():
+    """T5X's scores, hypothesis by hypothesis, from the uncached forward."""
+    lm, beams = model("llama"), 3
+    for row in range(2):
+        live, done = [((), 0.0)], []
+        for _ in range(LENGTH):
+            ids = np.array([[*tokens, 0] for tokens, _ in live], np.int32)
+            inputs = np.repeat(INPUTS[row][None], len(ids), axis=0)
+            nats = jax.nn.log_softmax(lm.logits(inputs, ids, inputs_lengths=np.full(len(ids), len(INPUTS[row]))))
+            longer = [
+                ((*tokens, token), score + float(nats[i, -1, token]))
+                for i, (tokens, score) in enumerate(live)
+                for token in range(96)
+            ]
+            longer = sorted(longer, key=lambda it: -it[1])[: 2 * beams]
+            done += [(score / ((5 + len(t)) / 6) ** 0.6, t) for t, score in longer if t[-1] == 1]
+            live = [it for it in longer if it[0][-1] != 1][:beams]
+        best = [list(tokens) for _, tokens in sorted(done, reverse=True)[:2]]
+        found = alone("llama", "beam")
+        rows = [2 * row, 2 * row + 1][: len(best)]
+        assert [found.tokens[r, : found.lengths[r]].tolist() for r in rows] == best
+
+
+def many(name, strategy, order, slots, **settings):
+    found = model(name).generate_many(
+        [INPUTS[one] for one in order],
+        max_length=LENGTH,
+        slots=slots,
+        strategy=STRATEGIES[strategy],
+        ids=order,
+        **settings,
+    )
+    return {order[number]: text for number, text in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy", "slots"),
+    [*((*pair, 4) for pair in SEARCHED), ("ID-PT llama", "greedy", 5), ("t5", "sample", 1), ("llama", "sample", 1)],
+)
+def test_neither_batch_size_nor_order_nor_batch_mates_change_a_text(name, strategy, slots):
+    whole, rows = alone(name, strategy), STRATEGIES[strategy].results
+    order = [3, 8, 0, 2, 7, 5, 1, 6, 4]
+    found = many(name, strategy, order, slots)
+    assert sorted(found) == sorted(order)
+    for one, text in found.items():
+        for part, expected in zip(text[:2], whole[:2], strict=True):
+            np.testing.assert_array_equal(part, expected[one * rows : (one + 1) * rows])
+        np.testing.assert_allclose(text.log_probs, whole.log_probs[one * rows : (one + 1) * rows], atol=1e-4)
+
+
+def test_rows_are_refilled_while_others_are_still_written(monkeypatch):
+    """With 4 slots for 9 inputs, steps are far fewer than three batches of the longest text would take."""
+    taken = []
+    go_on = generation.Writer.go_on
+
+    def counted(self, running, ended):
+        before = int(running.cache.written.step)
+        running, which = go_on(self, running, ended)
+        taken.append(int(running.cache.written.step) - before)
+        return running, which
+
+    monkeypatch.setattr(generation.Writer, "go_on", counted)
+    found = many("llama", "greedy", list(range(9)), 4)
+    lengths = [int(found[one].lengths[0]) for one in range(9)]
+    assert sum(taken) < 3 * (max(lengths) - 1)
+    assert len(taken) > 3
+
+
+def test_an_input_is_read_once_for_all_its_samples_and_a_prompt_once_for_all_batches(monkeypatch):
+    lm = model("prompt-tuned llama")
+    shapes = []
+    prefill = type(lm.lm).prefill
+
+    def noted(self, inputs, *arguments, **settings):
+        shapes.append(inputs.shape)
+        return prefill(self, inputs, *arguments, **settings)
+
+    monkeypatch.setattr(type(lm.lm), "prefill", noted)
+    list(lm.generate_many(INPUTS, max_length=3, slots=4, strategy=Sample(n=3, seed=11)))
+    assert {shape[:2] for shape in shapes} == {(4, 16), (1, 16)}, "not 12 rows, and no place for the prompt of 5"
+
+
+def test_an_empty_input_is_predicted_by_the_prompt():
+    method = model("prompt-tuned llama")
+    lengths = np.where(np.arange(9) == 2, 0, LENGTHS)
+    found = method.generate(BATCH.inputs, max_length=3, inputs_lengths=lengths)
+    best = np.asarray(method.logits(BATCH.inputs, found.tokens, inputs_lengths=lengths)).argmax(-1)
+    assert found.tokens[2, 0] == best[2, 0]
+
+
+def decode(tokens):
+    return "".join(chr(97 + int(token) % 7) for token in tokens if token != 1)
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_a_stop_string_ends_a_text_wherever_it_falls_between_two_looks(name):
+    whole = alone(name, "greedy")
+    row = int(np.argmax(whole.lengths))
+    text = decode(whole.tokens[row, : whole.lengths[row]])
+    stop = Stop(strings=(text[2:4],), decode=decode)
+    found = many(name, "greedy", list(range(9)), 4, stop=stop)
+    for one, cut in found.items():
+        length = int(cut.lengths[0])
+        np.testing.assert_array_equal(cut.tokens[0, :length], whole.tokens[one, :length])
+        uncut = decode(whole.tokens[one, : whole.lengths[one]])
+        assert stop.cut(decode(cut.tokens[0, :length])) == stop.cut(uncut)
+        assert length == (uncut.index(text[2:4]) + 2 if text[2:4] in uncut else whole.lengths[one])
+    assert found[row].lengths[0] < whole.lengths[row]
+
+
+def test_a_stop_token_is_kept():
+    whole = alone("llama", "greedy")
+    row = int(np.argmax(whole.lengths))
+    token = int(whole.tokens[row, 1])
+    found = model("llama").generate(BATCH.inputs, max_length=LENGTH, inputs_lengths=LENGTHS, stop=Stop(ids=(token,)))
+    length = whole.tokens[row].tolist().index(token) + 1
+    assert found.lengths[row] == length
+    np.testing.assert_array_equal(found.tokens[row, :length], whole.tokens[row, :length])
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: model("llama").generate(BATCH.inputs, max_length=0), "max_length is 0; it must be at least 1"),
+        (lambda: model("t5").generate(BATCH.inputs, max_length=-1), "max_length is -1; it must be at least 1"),
+        (lambda: model("t5").generate(BATCH.inputs, max_length=2, stop=Stop(strings=("x",))), "give `decode`"),
+        (lambda: Stop(strings=("a", "")), "an empty string ends every text"),
+    ],
+)
+def test_what_cannot_be_is_refused(ask, message):
+    with pytest.raises(UserError, match=message):
+        ask()
+
+
+def test_logits_that_are_not_numbers_are_named():
+    lm = tiny.llama(5)
+    lm.token_embedder.embedding[...] = lm.token_embedder.embedding[...].at[int(INPUTS[4][0])].set(jnp.nan)
+    with pytest.raises(UserError, match="input 4: the logits of its token 1 are not numbers"):
+        list(lm.generate_many(INPUTS[4:5], max_length=3, slots=2, ids=[4]))
+
+
+def test_nothing_asked_is_nothing_written():
+    assert list(model("t5").generate_many([], max_length=3, slots=2)) == []
