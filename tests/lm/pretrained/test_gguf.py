@@ -15,6 +15,7 @@ from frozen_jax.errors import UserError
 from frozen_jax.lm.llama import LlamaConfig
 from frozen_jax.lm.pretrained import gguf_files
 from frozen_jax.lm.pretrained.load import load_lm, open_checkpoint
+from frozen_jax.lm.pretrained.stored import StoredArray
 from frozen_jax.partitioning import make_mesh
 from tests.lm.pretrained import written
 
@@ -47,15 +48,14 @@ def one_line(path: pathlib.Path, match: str, **config: object) -> None:
     assert str(path) in str(error.value)
 
 
-def write_arrays(path: pathlib.Path, arrays: dict[str, tuple[np.ndarray, str]]) -> gguf_files.Contents:
+def written_array(path: pathlib.Path, array: np.ndarray, kind: str) -> StoredArray:
     writer = gguf.GGUFWriter(path, "llama")
-    for name, (array, kind) in arrays.items():
-        writer.add_tensor(name, array, raw_dtype=gguf.GGMLQuantizationType[kind])
+    writer.add_tensor("a", array, raw_dtype=gguf.GGMLQuantizationType[kind])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return gguf_files.read_contents(str(path), gguf_files.map_file(str(path)))
+    return gguf_files.open_file(str(path), path)[1]["a"]
 
 
 @pytest.mark.parametrize("config", [LLAMA, QWEN2], ids=["llama", "qwen2"])
@@ -93,7 +93,7 @@ def test_every_quantization_and_parts_of_it(path, kind):
     rng = np.random.default_rng(0)
     # Bytes below 60: no half-precision scale among them is infinite or no number.
     packed = rng.integers(0, 60, (5, columns // block * size), np.uint8)
-    stored = write_arrays(path, {"a": (packed, kind)}).arrays["a"]
+    stored = written_array(path, packed, kind)
     floats = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
     expected = packed.view(floats[kind]) if kind in floats else gguf.dequantize(packed, quantization)
     assert stored.shape == (5, columns)
@@ -107,7 +107,7 @@ def test_every_quantization_and_parts_of_it(path, kind):
 def test_only_the_blocks_of_a_part_are_dequantized(path, monkeypatch):
     kind = gguf.GGMLQuantizationType.Q8_0
     packed = gguf.quantize(np.random.default_rng(0).normal(size=(3000, 128)).astype(np.float32), kind)
-    stored = write_arrays(path, {"a": (packed, "Q8_0")}).arrays["a"]
+    stored = written_array(path, packed, "Q8_0")
     seen, dequantize = [], gguf.dequantize
     monkeypatch.setattr(gguf, "dequantize", lambda blocks, kind: seen.append(blocks.shape) or dequantize(blocks, kind))
     stored.read((slice(7, 10), slice(30, 40)))  # of two blocks of 32
@@ -119,7 +119,7 @@ def test_only_the_blocks_of_a_part_are_dequantized(path, monkeypatch):
 
 def test_little_memory_beside_the_result(path):
     packed = np.zeros((16384, 8 * 34), np.uint8)
-    stored = write_arrays(path, {"a": (packed, "Q8_0")}).arrays["a"]
+    stored = written_array(path, packed, "Q8_0")
     result = 16384 * 256 * 4
     stored.read((slice(0, 1), slice(0, 32)))
     tracemalloc.start()
@@ -192,7 +192,7 @@ def test_tables_longer_than_the_vocabulary_are_fine_shorter_ones_not(path):
         ({"llama__rope__scaling__type": "yarn"}, r"rope.scaling.type 'yarn'; linear, none can be loaded"),
         ({"llama__rope__dimension_count": 4}, r"rope.dimension_count 4; 8 can be loaded"),
         ({"llama__attention__value_length": 4}, r"value_length 4; 8 can be loaded"),
-        ({"llama__attention__head_count": [4, 2]}, r"head_count array\(\[4, 2\].*, expected a positive whole number"),
+        ({"llama__attention__head_count": [4, 2]}, r"head_count \[4, 2\], expected a positive whole number"),
         ({"llama__attention__head_count_kv": 3}, r"4 heads of queries cannot share 3 of keys"),
         ({"llama__attention__key_length": 2**31}, r"key_length 2147483648, expected a .* up to 4096"),
         ({"llama__embedding_length": None}, r"embedding_length None, expected a positive whole number"),
@@ -203,7 +203,7 @@ def test_tables_longer_than_the_vocabulary_are_fine_shorter_ones_not(path):
         ({"llama__attention__layer_norm_rms_epsilon": float("nan")}, r"epsilon nan, expected a positive number"),
         ({"tokenizer__ggml__eos_token_id": 96}, r"eos_id 96 is no token of a vocabulary of 96"),
         ({"tokenizer__ggml__eos_token_id": None}, r"eos_token_id None, expected a token id"),
-        ({"general__alignment": 0}, r"general.alignment 0, expected"),
+        ({"general__alignment": 0}, r"its general.alignment is 0"),
     ],
 )
 def test_metadata_that_no_llama_has(path, said, match):
@@ -242,32 +242,31 @@ def test_truncated(path, share):
     written.gguf_file(path, LLAMA)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    one_line(path, r"is cut short")
+    one_line(path, r"is cut short|it ends within its metadata")
 
 
 @pytest.mark.parametrize("content", [b"", b"GG", b"PK\x03\x04 a zip", b"\x80\x04 a pickle"])
 def test_no_gguf(path, content):
     path.write_bytes(content)
-    one_line(path, r"is no GGUF file")
+    one_line(path, r"is no GGUF file that can be read: it begins with b")
 
 
 def test_of_a_version_nobody_writes(path):
     path.write_bytes(b"GGUF" + struct.pack(">IQQ", 3, 0, 0))
-    one_line(path, r"is a GGUF of version 50331648, or of the other byte order; 2 and 3 can be read")
+    one_line(path, r"it is GGUF of version 50331648; 2 and 3 can be read")
 
 
 @pytest.mark.parametrize(
     ("header", "match"),
     [
-        (struct.pack("<QQ", 2**62, 0), r"is cut short or corrupt"),
-        (struct.pack("<QQ", 0, 2**62), r"is cut short or corrupt"),
-        (struct.pack("<QQQ", 0, 1, 2**62), r"is cut short or corrupt"),
-        (struct.pack("<QQQ1sIIQ", 0, 1, 1, b"a", 9, 0, 2**62), r"is cut short or corrupt"),
-        (struct.pack("<QQQ1sIIQ", 0, 1, 1, b"a", 9, 8, 2**62), r"is cut short or corrupt"),
-        (struct.pack("<QQQ1sIIQ", 0, 1, 1, b"a", 9, 9, 1), r"has the type 9, which GGUF has not"),
-        (struct.pack("<QQQ1sI", 0, 1, 1, b"a", 99), r"has the type 99, which GGUF has not"),
-        (struct.pack("<QQQ1sIBQ1sIB", 0, 2, 1, b"a", 0, 7, 1, b"a", 0, 7), r"'a' twice"),
-        (struct.pack("<QQQ1sI", 1, 0, 1, b"a", 5), r"an array of 5 dimensions"),
+        (struct.pack("<QQ", 2**62, 0), r"it ends within its metadata"),
+        (struct.pack("<QQ", 0, 2**62), r"it ends within its metadata"),
+        (struct.pack("<QQQ", 0, 1, 2**62), r"it ends within its metadata"),
+        (struct.pack("<QQQ1sIIQ", 0, 1, 1, b"a", 9, 0, 2**62), r"it ends within its metadata"),
+        (struct.pack("<QQQ1sIIQ", 0, 1, 1, b"a", 9, 8, 2**62), r"it ends within its metadata"),
+        (struct.pack("<QQQ1sIIQ", 0, 1, 1, b"a", 9, 9, 1), r"a value of the unknown type 9"),
+        (struct.pack("<QQQ1sI", 0, 1, 1, b"a", 99), r"a value of the unknown type 99"),
+        (struct.pack("<QQQ1sI", 1, 0, 1, b"a", 5), r"one of its tensors has 5 dimensions"),
         (struct.pack("<QQQ1sIQIQ", 1, 0, 1, b"a", 1, 2**61, 0, 0), r"is cut short: a ends \d+ bytes behind its end"),
         (struct.pack("<QQQ1sIQQIQ", 1, 0, 1, b"a", 2, 2**40, 2**40, 0, 0), r"is cut short: a ends"),
         (struct.pack("<QQQ1sIQIQ", 1, 0, 1, b"a", 1, 0, 0, 0), r"corrupt: a of shape \(0,\)"),
