@@ -1,6 +1,6 @@
-"""What a GGUF file says about itself, read from its beginning; its tensors are never touched.
+"""What a GGUF file says about itself, read from its beginning; what its tensors hold is never touched.
 
-    "GGUF"  version  number of tensors  number of entries  │ key  type  value │ key  type  value │ ...  tensors
+    "GGUF"  version  number of tensors  number of entries  │ key  type  value │ ...  │ name  shape  type  place │ ...
 
 The package `gguf` reads tensors, and does it well. It also wants a file on a local disk, maps all of it, and makes two
 arrays of every token, which takes seconds; and it believes a length that lies behind the end of the file. Hence this:
@@ -13,17 +13,32 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 VERSIONS = (2, 3)
 LONGEST = 1 << 28  # bytes of one value: the merges of the largest vocabularies take about 1 << 23
+MOST_DIMENSIONS = 4
 _NUMBERS = {number: np.dtype(f"<{kind}") for number, kind in enumerate(("u1", "i1", "u2", "i2", "u4", "i4", "f4"))}
 _NUMBERS |= {7: np.dtype("?"), 10: np.dtype("<u8"), 11: np.dtype("<i8"), 12: np.dtype("<f8")}
 _TEXT, _ARRAY = 8, 9
 
 Read = Callable[[int], bytes]
+
+
+class Tensor(NamedTuple):
+    """Where a tensor lies.
+
+    Attributes:
+        shape: its shape, rows first.
+        kind: the number of its type or quantization.
+        offset: where it begins, counted from the first tensor.
+    """
+
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
 
 
 def read(stream: Read) -> dict[str, Any]:
@@ -38,13 +53,41 @@ def read(stream: Read) -> dict[str, Any]:
     Raises:
         ValueError: if it is no GGUF file of a known version, or ends within its metadata.
     """
+    return _values(stream)[0]
+
+
+def read_with_tensors(stream: Read) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Reads the metadata of a GGUF file, and where its tensors lie; padding, and then they, come next in `stream`.
+
+    Args:
+        stream: as for `read`.
+
+    Returns:
+        What `read` gives, and name to tensor.
+
+    Raises:
+        ValueError: as `read`, and for tensors that have no or too many dimensions.
+    """
+    values, count = _values(stream)
+    return values, {_text(stream): _tensor(stream) for _ in range(count)}
+
+
+def _values(stream: Read) -> tuple[dict[str, Any], int]:
     if (magic := stream(4)) != b"GGUF":
         raise ValueError(f"it begins with {magic!r} and not with b'GGUF'")
     version = _number(stream, 4)
     if version not in VERSIONS:
         raise ValueError(f"it is GGUF of version {version}; {' and '.join(map(str, VERSIONS))} can be read")
-    _number(stream, 10)  # of tensors
-    return {_text(stream): _value(stream) for _ in range(_number(stream, 10))}
+    tensors, entries = _number(stream, 10), _number(stream, 10)
+    return {_text(stream): _value(stream) for _ in range(entries)}, tensors
+
+
+def _tensor(stream: Read) -> Tensor:
+    dimensions = _number(stream, 4)
+    if not 1 <= dimensions <= MOST_DIMENSIONS:
+        raise ValueError(f"one of its tensors has {dimensions} dimensions")
+    shape = tuple(_number(stream, 10) for _ in range(dimensions))[::-1]
+    return Tensor(shape, _number(stream, 4), _number(stream, 10))
 
 
 def _value(stream: Read) -> Any:

@@ -22,6 +22,7 @@ LOGICAL_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r".*token_embedder/embedding", ("vocab", "embed")),
     (r".*relpos_bias/rel_embedding", ("heads", "relpos_buckets")),
     (r".*attention/(query|key|value)/kernel", ("embed", "joined_kv")),
+    (r".*attention/(query|key|value)/bias", ("joined_kv",)),
     (r".*attention/out/kernel", ("joined_kv", "embed")),
     (r".*mlp/wi(_\d)?/kernel", ("embed", "mlp")),
     (r".*mlp/wo/kernel", ("mlp", "embed")),

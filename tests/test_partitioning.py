@@ -65,16 +65,22 @@ def test_two_dimensional_rules_split_the_width_too():
     assert sharding.spec == jax.sharding.PartitionSpec(None, "model", "data")
 
 
+def test_biases_are_split_as_the_columns_they_are_added_to():
+    sharding = partitioning.sharding_for("decoder/layers/self_attention/query/bias", (2, 32), tiny.mesh(4, 2))
+    assert sharding.spec == jax.sharding.PartitionSpec(None, "model")
+
+
 def test_an_axis_that_does_not_divide_stays_whole():
     spec = partitioning.sharding_for("encoder/relpos_bias/rel_embedding", (6, 32), tiny.mesh(2, 4)).spec
     assert spec == jax.sharding.PartitionSpec(None, None)
 
 
-def test_every_parameter_of_every_method_has_logical_axes():
+def test_every_parameter_of_every_method_and_lm_has_logical_axes():
     from flax import nnx
 
-    for name in tiny.METHODS:
-        for path, leaf in nnx.to_flat_state(nnx.state(tiny.method(name))):
+    models = [tiny.method(name) for name in tiny.METHODS]
+    for model in [*models, tiny.llama(qkv_bias=True)]:
+        for path, leaf in nnx.to_flat_state(nnx.state(model)):
             assert len(partitioning.logical_axes("/".join(map(str, path)), leaf.ndim)) == leaf.ndim
 
 

@@ -2,9 +2,10 @@
 
     lm = load_lm("titler-t5-small")
     lm = load_lm("google/flan-t5-small", revision="refs/pr/1")
+    lm = load_lm("models/Llama-3.2-1B-Instruct-Q8_0.gguf")
     lm = load_lm("gs://bucket/t5_1_1_xxl/checkpoint_1000000", mesh=mesh, mlp_activations=("gelu", "linear"))
 
-The model stacks layers into one array a parameter (`encoder/layers/attention/query/kernel` [L, D, H*K]); sources keep
+A model stacks layers into one array a parameter (`encoder/layers/attention/query/kernel` [L, D, H*K]); sources keep
 them apart (`encoder/layers_0/...`). With a mesh, each device's shard is read from the files on its own, so that no host
 ever holds a parameter that it only needs a part of.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,28 +28,33 @@ from jaxtyping import Float, Shaped
 
 from frozen_jax import cloud_storage, hub
 from frozen_jax.errors import UserError
-from frozen_jax.lm.layers import ACTIVATIONS
-from frozen_jax.lm.pretrained import huggingface, t5x, titler
+from frozen_jax.lm.llama import Llama, LlamaConfig
+from frozen_jax.lm.pretrained import gguf, huggingface, smollm2, t5x, titler
+from frozen_jax.lm.pretrained.llama_arrays import check_config
 from frozen_jax.lm.pretrained.stored import Checkpoint, StoredArray, check_arrays, fingerprint
 from frozen_jax.lm.t5 import T5, T5Config
 from frozen_jax.partitioning import sharding_for
 
-NAMED_SOURCES: dict[str, Callable[..., Checkpoint]] = {titler.NAME: titler.open_checkpoint}
+NAMED_SOURCES: dict[str, Callable[..., Checkpoint]] = {
+    titler.NAME: titler.open_checkpoint,
+    smollm2.NAME: smollm2.open_checkpoint,
+}
+FAMILIES: dict[type, Callable[..., T5 | Llama]] = {T5Config: T5, LlamaConfig: Llama}  # config → model
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_lm(
     source: str, *, dtype: str | None = None, mesh: Mesh | None = None, revision: str | None = None, **config: Any
-) -> T5:
+) -> T5 | Llama:
     """Loads a pretrained language model.
 
     Args:
-        source: a named source (`titler-t5-small`), a Hugging Face folder or hub id, or a T5X checkpoint folder (also on
-            `gs://`).
+        source: a named source (`titler-t5-small`, `smollm2-135m`), a Hugging Face folder or hub id, a GGUF file, or a
+            T5X checkpoint folder (also on `gs://`).
         dtype: of parameters and activations; None is float32 on CPU and bfloat16 on accelerators.
         mesh: where the parameters shall live, axes ('data', 'model'); None is the default device.
         revision: of a hub id.
-        **config: fields of `T5Config` that the source does not tell, or that shall differ.
+        **config: fields of `T5Config` or `LlamaConfig` that the source does not tell, or that shall differ.
 
     Returns:
         The model. Its `name` is the source, its `fingerprint` identifies the stored weights on every machine.
@@ -58,8 +64,7 @@ def load_lm(
     """
     dtype = _dtype(dtype, mesh)
     checkpoint = open_checkpoint(source, revision=revision, **config)
-    t5_config = dataclasses.replace(checkpoint.config, dtype=dtype)
-    graph, state = nnx.split(_abstract_lm(t5_config, checkpoint))
+    graph, state = nnx.split(_abstract_lm(dataclasses.replace(checkpoint.config, dtype=dtype), checkpoint))
     parameters = dict(nnx.to_flat_state(state))
     for path, parameter in parameters.items():
         name = "/".join(map(str, path))
@@ -74,7 +79,7 @@ def open_checkpoint(source: str, *, revision: str | None = None, **config: Any) 
     Args:
         source: see `load_lm`.
         revision: of a hub id.
-        **config: fields of `T5Config`.
+        **config: fields of the family's config.
 
     Returns:
         The checkpoint, which holds exactly the arrays that its config asks for.
@@ -82,17 +87,18 @@ def open_checkpoint(source: str, *, revision: str | None = None, **config: Any) 
     Raises:
         UserError: as `load_lm`.
     """
-    config = _checked_config(config)
     checkpoint = _opener(source, revision)(source, **config)
-    layers = checkpoint.config.num_encoder_layers + checkpoint.config.num_decoder_layers
+    layers = sum(value for field, value in vars(checkpoint.config).items() if field.endswith("_layers"))
     if layers > len(checkpoint.arrays):  # before a table of that length is made
         raise UserError(f"{source}: {layers} layers by the config, but {len(checkpoint.arrays)} arrays in the files")
+    if isinstance(checkpoint.config, LlamaConfig):
+        check_config(source, checkpoint.config)
     check_arrays(checkpoint, canonical_shapes(checkpoint.config))
     return checkpoint
 
 
-def canonical_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
-    """The parameters of a T5 under their canonical names, layers apart.
+def canonical_shapes(config: T5Config | LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """The parameters of a model under their canonical names, layers apart.
 
     Args:
         config: its shape.
@@ -101,7 +107,7 @@ def canonical_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
         The shape of each.
     """
     shapes = {}
-    abstract = nnx.eval_shape(lambda: T5(config, rngs=nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: FAMILIES[type(config)](config, rngs=nnx.Rngs(0)))
     for path, parameter in nnx.to_flat_state(nnx.state(abstract)):
         name = "/".join(map(str, path))
         names = _layer_names(name, parameter.shape)
@@ -112,6 +118,8 @@ def canonical_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
 def _opener(source: str, revision: str | None) -> Callable[..., Checkpoint]:
     if source in NAMED_SOURCES:
         return NAMED_SOURCES[source]
+    if source.endswith(".gguf"):
+        return _gguf_opener(source)
     folder = cloud_storage.open_path(source)
     if source and folder.is_dir():
         return _folder_opener(source, folder)
@@ -119,8 +127,17 @@ def _opener(source: str, revision: str | None) -> Callable[..., Checkpoint]:
         return functools.partial(huggingface.open_checkpoint, revision=revision)
     close = difflib.get_close_matches(source, NAMED_SOURCES) or list(NAMED_SOURCES)
     raise UserError(
-        f"unknown language model {source!r}: it is no named source ({', '.join(close)}), no folder, and no hub id"
+        f"unknown language model {source!r}: it is no named source ({', '.join(close)}), "
+        "no folder, no GGUF file, no hub id"
     )
+
+
+def _gguf_opener(source: str) -> Callable[..., Checkpoint]:
+    if cloud_storage.is_cloud(source):  # the file is mapped into memory
+        raise UserError(f"{source}: GGUF files are read from a local disk; `gcloud storage cp {source} FOLDER`")
+    if not epath.Path(source).is_file():
+        raise UserError(f"there is no file {source}")
+    return gguf.open_checkpoint
 
 
 def _folder_opener(source: str, folder: epath.Path) -> Callable[..., Checkpoint]:
@@ -138,30 +155,6 @@ def _folder_opener(source: str, folder: epath.Path) -> Callable[..., Checkpoint]
     )
 
 
-def _checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords, which may come from gin, as fields of `T5Config`."""
-    fields = [field.name for field in dataclasses.fields(T5Config) if field.name != "dtype"]
-    for key in config:
-        if key not in fields:
-            close = difflib.get_close_matches(key, fields, cutoff=0.4) or fields
-            raise UserError(f"load_lm has no keyword {key!r}; close: {', '.join(close)}")
-    return {key: _checked_value(key, value) for key, value in config.items()}
-
-
-def _checked_value(key: str, value: Any) -> Any:
-    if key == "mlp_activations":
-        names = (value,) if isinstance(value, str) else tuple(value)
-        unknown = [name for name in names if name not in ACTIVATIONS]
-        if unknown:
-            raise UserError(f"mlp_activations names {unknown[0]!r}; known are {', '.join(ACTIVATIONS)}")
-        return names
-    kind = str({field.name: field.type for field in dataclasses.fields(T5Config)}[key])
-    value = float(value) if kind == "float" and type(value) is int else value
-    if type(value).__name__ != kind:
-        raise UserError(f"load_lm got {key}={value!r}, expected {kind}")
-    return value
-
-
 def _dtype(dtype: str | None, mesh: Mesh | None) -> str:
     if dtype is None:
         platform = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
@@ -171,10 +164,11 @@ def _dtype(dtype: str | None, mesh: Mesh | None) -> str:
     return dtype
 
 
-def _abstract_lm(config: T5Config, checkpoint: Checkpoint) -> T5:
+def _abstract_lm(config: T5Config | LlamaConfig, checkpoint: Checkpoint) -> T5 | Llama:
     """The model without memory: shapes in place of arrays."""
     mark = fingerprint(checkpoint.arrays)
-    return nnx.eval_shape(lambda: T5(config, rngs=nnx.Rngs(0), name=checkpoint.name, fingerprint=mark))
+    lm_class = FAMILIES[type(config)]
+    return nnx.eval_shape(lambda: lm_class(config, rngs=nnx.Rngs(0), name=checkpoint.name, fingerprint=mark))
 
 
 def _layer_names(name: str, shape: tuple[int, ...]) -> list[str]:

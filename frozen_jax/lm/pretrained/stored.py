@@ -12,7 +12,9 @@ whatever the container they come from:
     encoder/encoder_norm/scale [D]                           decoder/... likewise
     decoder/logits_dense/kernel [D, V]                       (untied heads only)
 
-Their bytes, so named and so turned, are also what a fingerprint covers: it is the same for every container.
+A decoder-only LM has the table, a decoder without cross-attention, and the head: see lm/llama.py, `layers_{i}` for
+`layers`. The bytes of all arrays, so named and so turned, are also what a fingerprint covers: it is the same for every
+container.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from frozen_jax.errors import UserError
+from frozen_jax.lm.llama import LlamaConfig
 from frozen_jax.lm.t5 import T5Config
 
 Part = tuple[slice, ...]  # one slice a dimension, with a start and a stop, without a step
@@ -63,7 +66,7 @@ class Checkpoint:
     """
 
     name: str
-    config: T5Config
+    config: T5Config | LlamaConfig
     arrays: Mapping[str, StoredArray]
 
 

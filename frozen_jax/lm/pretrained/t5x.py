@@ -29,6 +29,7 @@ import numpy as np
 from etils import epath
 
 from frozen_jax.errors import UserError
+from frozen_jax.lm.pretrained.settings import checked_keywords
 from frozen_jax.lm.pretrained.stored import Checkpoint, StoredArray, in_memory, layer_of
 from frozen_jax.lm.pretrained.zarr_arrays import array_paths, folder_spec, open_zarr
 from frozen_jax.lm.t5 import T5Config
@@ -79,13 +80,14 @@ def open_checkpoint(source: str, **config: Any) -> Checkpoint:
     Raises:
         UserError: if there is no such checkpoint, it is corrupt, its paths leave its folder, or a keyword is missing.
     """
+    keywords = checked_keywords(T5Config, config)
     folder = find_checkpoint(epath.Path(source))
     if folder is None:
         raise UserError(f"{source} holds no T5X checkpoint: neither a file `checkpoint` nor a folder `state`")
     arrays = _open_legacy(folder) if _is_legacy(folder) else _open_orbax(folder)
     _check_claims(folder, arrays)
     arrays = _unstacked(source, arrays)
-    return Checkpoint(source, _read_config(source, arrays, config), arrays)
+    return Checkpoint(source, _read_config(source, arrays, keywords), arrays)
 
 
 def _is_legacy(folder: epath.Path) -> bool:

