@@ -107,11 +107,11 @@ class DataSets:
         self._metric = {name: first_metric(result)[0] for name, result in next(iter(self._merged.values()))[0].items()}
 
     def losses(self) -> list[Figure]:
-        """Returns a figure a data set, row and seed: its loss in nats per token, for the picture."""
+        """Returns a figure a data set, row and seed, for the picture: its loss in nats per token, and no accuracy."""
         by_subject = dict.fromkeys(figure.subject for figure in self.figures)
         merged = [line for seeds in self._merged.values() for line in seeds]
         return [
-            Figure(subject, {}, 0.0, dataclasses.replace(result, metrics={}, intervals={}))
+            Figure(subject, {}, 0.0, dataclasses.replace(result, metrics={}, intervals={}, majority_rate=None))
             for subject, line in zip(by_subject, merged, strict=True)
             for result in line.values()
         ]

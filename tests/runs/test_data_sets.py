@@ -172,6 +172,7 @@ def test_the_picture_has_a_column_a_data_set():
     assert matrix.tasks == ["p3.rte", "p3.cb", "p3.wiki"]
     assert [matrix.cell("ID-PT", task).mean for task in matrix.tasks] == [2.25, 1.5, 6.5]
     assert all(matrix.is_loss(task) for task in matrix.tasks)
+    assert not any(matrix.result(task).majority_rate for task in matrix.tasks), "an accuracy, beside losses"
 
 
 def test_a_task_without_templates_among_others():
