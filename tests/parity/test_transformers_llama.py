@@ -93,11 +93,15 @@ def _peer_greedy(peer, inputs, lengths, count):
     return written.numpy()[:, width:]
 
 
-def _assert_alike(lm, peer, inputs, lengths, targets, count):
-    expected = _peer_logits(peer, inputs, lengths, targets)
-    found = np.asarray(lm.logits(inputs, targets, inputs_lengths=lengths))
+def _assert_logits_agree(lm, peer, inputs, lengths, targets, real):
+    """At the real targets; behind them, where one token stands again and again, float32 itself is off by 2e-4."""
+    expected = _peer_logits(peer, inputs, lengths, targets)[real]
+    found = np.asarray(lm.logits(inputs, targets, inputs_lengths=lengths))[real]
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
     assert np.ptp(expected) > 1, "logits that say nothing would agree too"
+
+
+def _assert_greedy_agrees(lm, peer, inputs, lengths, count):
     greedy = _peer_greedy(peer, inputs, lengths, count)
     found = np.asarray(lm.generate(inputs, max_length=count, inputs_lengths=lengths).tokens)
     np.testing.assert_array_equal(found[:, : greedy.shape[1]], greedy)
@@ -109,7 +113,9 @@ def _assert_alike(lm, peer, inputs, lengths, targets, count):
 def test_random_weights(name, tmp_path):
     peer = _peer(name, tmp_path)
     inputs, targets = _rows(LENGTHS)
-    _assert_alike(load_lm(str(tmp_path)), peer, inputs, LENGTHS, targets, count=16)
+    lm = load_lm(str(tmp_path))
+    _assert_logits_agree(lm, peer, inputs, LENGTHS, targets, np.ones(targets.shape, bool))
+    _assert_greedy_agrees(lm, peer, inputs, LENGTHS, 16)
 
 
 PROMPTS = [
@@ -152,5 +158,7 @@ def test_smollm2_from_the_wheel():
     for padded, row in zip(inputs, rows, strict=True):
         padded[: len(row)] = row
     lm = load_lm("smollm2-135m")
-    targets = _peer_greedy(peer, inputs, lengths, 4).astype(np.int32)
-    _assert_alike(lm, peer, inputs, lengths, targets, count=32)
+    first, others = inputs[:, :1], inputs[:, 1:]
+    real = np.arange(1, inputs.shape[1])[None] < lengths[:, None]
+    _assert_logits_agree(lm, peer, first, np.ones_like(lengths), others, real)
+    _assert_greedy_agrees(lm, peer, inputs, lengths, 32)

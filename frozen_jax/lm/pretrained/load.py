@@ -28,6 +28,7 @@ from jaxtyping import Float, Shaped
 
 from frozen_jax import cloud_storage, hub
 from frozen_jax.errors import UserError
+from frozen_jax.lm.base import LanguageModel
 from frozen_jax.lm.llama import Llama, LlamaConfig
 from frozen_jax.lm.pretrained import gguf, huggingface, smollm2, t5x, titler
 from frozen_jax.lm.pretrained.llama_arrays import check_config
@@ -39,13 +40,13 @@ NAMED_SOURCES: dict[str, Callable[..., Checkpoint]] = {
     titler.NAME: titler.open_checkpoint,
     smollm2.NAME: smollm2.open_checkpoint,
 }
-FAMILIES: dict[type, Callable[..., T5 | Llama]] = {T5Config: T5, LlamaConfig: Llama}  # config → model
+FAMILIES: dict[type, Callable[..., LanguageModel]] = {T5Config: T5, LlamaConfig: Llama}  # config → model
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_lm(
     source: str, *, dtype: str | None = None, mesh: Mesh | None = None, revision: str | None = None, **config: Any
-) -> T5 | Llama:
+) -> LanguageModel:
     """Loads a pretrained language model.
 
     Args:
@@ -57,7 +58,8 @@ def load_lm(
         **config: fields of `T5Config` or `LlamaConfig` that the source does not tell, or that shall differ.
 
     Returns:
-        The model. Its `name` is the source, its `fingerprint` identifies the stored weights on every machine.
+        The model, a `T5` or a `Llama`. Its `name` is the source, its `fingerprint` identifies the stored weights on
+        every machine.
 
     Raises:
         UserError: for an unknown source or keyword, and for files that are corrupt or disagree with their config.
@@ -164,7 +166,7 @@ def _dtype(dtype: str | None, mesh: Mesh | None) -> str:
     return dtype
 
 
-def _abstract_lm(config: T5Config | LlamaConfig, checkpoint: Checkpoint) -> T5 | Llama:
+def _abstract_lm(config: T5Config | LlamaConfig, checkpoint: Checkpoint) -> LanguageModel:
     """The model without memory: shapes in place of arrays."""
     mark = fingerprint(checkpoint.arrays)
     lm_class = FAMILIES[type(config)]

@@ -16,6 +16,7 @@ from frozen_jax.errors import UserError
 from frozen_jax.lm.pretrained import load
 from frozen_jax.lm.pretrained.load import load_lm
 from frozen_jax.partitioning import make_mesh
+from tests import tiny
 from tests.lm.pretrained import written
 from tests.lm.pretrained.written import FIXTURES, GATED
 
@@ -132,3 +133,25 @@ def test_canonical_shapes_are_the_fixtures():
         checkpoint = load.open_checkpoint(str(FIXTURES / case), **config)
         shapes = load.canonical_shapes(checkpoint.config)
         assert shapes == {name: array.shape for name, array in written.fixture_params(case).items()}
+
+
+def test_canonical_shapes_of_a_decoder_only_lm():
+    config = dataclasses.replace(tiny.LLAMA_CONFIG, qkv_bias=True, num_layers=1)
+    layer = "decoder/layers_0/"
+    assert load.canonical_shapes(config) == {
+        "token_embedder/embedding": (96, 16),
+        f"{layer}pre_self_attention_layer_norm/scale": (16,),
+        f"{layer}self_attention/query/kernel": (16, 32),
+        f"{layer}self_attention/query/bias": (32,),
+        f"{layer}self_attention/key/kernel": (16, 16),
+        f"{layer}self_attention/key/bias": (16,),
+        f"{layer}self_attention/value/kernel": (16, 16),
+        f"{layer}self_attention/value/bias": (16,),
+        f"{layer}self_attention/out/kernel": (32, 16),
+        f"{layer}pre_mlp_layer_norm/scale": (16,),
+        f"{layer}mlp/wi_0/kernel": (16, 32),
+        f"{layer}mlp/wi_1/kernel": (16, 32),
+        f"{layer}mlp/wo/kernel": (32, 16),
+        "decoder/decoder_norm/scale": (16,),
+        "decoder/logits_dense/kernel": (16, 96),
+    }
