@@ -34,19 +34,27 @@ def _keep_compiled_programs() -> None:
 
 
 def _drop_noise() -> None:
-    """Where a save or a restore fails, orbax raises the error, and dozens of coroutines left behind print theirs."""
+    """Where a save or a restore fails, orbax raises the error; dozens of its coroutines, left behind, print theirs.
+
+    So do TensorStore's threads, which find the event loop closed that they were to report to. Which hook they reach is
+    a matter of time: the one for exceptions, or the one for what nobody can catch.
+    """
     report, report_ignored = sys.excepthook, sys.unraisablehook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        if not _of_closed_loop(error):
             report(kind, error, trace)
 
     def ignored_hook(ignored: sys.UnraisableHookArgs) -> None:
-        if not inspect.iscoroutine(ignored.object):
+        if not inspect.iscoroutine(ignored.object) and not _of_closed_loop(ignored.exc_value):
             report_ignored(ignored)
 
     sys.excepthook, sys.unraisablehook = hook, ignored_hook
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # "Future exception was never retrieved"
+
+
+def _of_closed_loop(error: BaseException | None) -> bool:
+    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
 
 def import_data() -> ModuleType:
