@@ -103,7 +103,7 @@ def peers(tokens: np.ndarray, new: int) -> tuple[Callable[[], Any], Callable[[],
 
 
 def read_by_transformers() -> Any:
-    """Returns transformers' SmolLM2, read by its own code as `from_pretrained` does, which wants `accelerate` for it."""
+    """Returns transformers' SmolLM2, read by its own code: its `from_pretrained` wants `accelerate` for it."""
     import transformers
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 

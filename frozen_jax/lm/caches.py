@@ -3,49 +3,65 @@
 What all rows write goes to one slot after the other, which begin again behind the last one: at step n every row writes
 slot n mod T, wherever in its own text it is. So rows that began at different steps share one write, and the age of a
 slot; a row's own slots are the `lengths` latest ones. Consecutive rows belong to one input.
+
+What the layers keep is one array with a leading axis L where they are stacked, and a tuple of L arrays where they stand
+apart (`layers.take_apart`). Code that names axes from the last one serves both.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from frozen_jax.lm.layers import len_layers, stand_apart
 from frozen_jax.types import Array
+
+Layers = Float[Array, "L rows G length K"] | tuple[Float[Array, "rows G length K"], ...]
+
+
+def room(layers: Any, shape: tuple[int, int, int, int], dtype: np.dtype[Any]) -> Layers:
+    """Returns room for what layers keep, each an array of this shape."""
+    if stand_apart(layers):
+        return tuple(jnp.zeros(shape, dtype) for _ in range(len_layers(layers)))
+    return jnp.zeros((len_layers(layers), *shape), dtype)
+
+
+def _put(kept: Any, layer: Any, part: Float[Array, "rows G part K"], slot: Any) -> Any:
+    """Writes a part of what one layer keeps."""
+    if isinstance(kept, tuple):
+        new = jax.lax.dynamic_update_slice(kept[layer], part, (0, 0, slot, 0))
+        return (*kept[:layer], new, *kept[layer + 1 :])
+    return jax.lax.dynamic_update_slice(kept, part[None], (layer, 0, 0, slot, 0))
 
 
 class Written(NamedTuple):
     """What all rows have written.
 
     Attributes:
-        keys: [L, R, G, T, K].
-        values: [L, R, G, T, K].
+        keys: [R, G, T, K] of every layer.
+        values: [R, G, T, K] of every layer.
         lengths: [R] tokens of each row.
         step: how many steps all rows have taken together.
     """
 
-    keys: Float[Array, "L R G T K"]
-    values: Float[Array, "L R G T K"]
+    keys: Layers
+    values: Layers
     lengths: Int[Array, " R"]
     step: Int[Array, ""]
 
     @classmethod
-    def nothing(cls, shape: tuple[int, int, int, int, int], dtype: np.dtype[Any]) -> Written:
-        """Returns room for T tokens a row; the shape is that of the keys."""
-        empty = jnp.zeros(shape, dtype)
-        return cls(empty, empty, jnp.zeros(shape[1], jnp.int32), jnp.int32(0))
-
-    @property
-    def slot(self) -> Int[Array, ""]:
-        """Where this step writes."""
-        return self.step % self.keys.shape[3]
+    def nothing(cls, room: Layers) -> Written:
+        """Returns what has room for T tokens a row, and holds none."""
+        return cls(room, room, jnp.zeros(room[0].shape[0], jnp.int32), jnp.int32(0))
 
     @property
     def age(self) -> Int[Array, " T"]:
         """How many steps ago each slot was written; 0 is this step's."""
-        slots = self.keys.shape[3]
+        slots = self.keys[0].shape[2]
         return (self.step - jnp.arange(slots)) % slots
 
     @property
@@ -53,22 +69,28 @@ class Written(NamedTuple):
         """Which slots hold a row's own text, this step's included."""
         return self.age[None] <= self.lengths[:, None]
 
-    def stepped(self, keys: Float[Array, "L R G T K"], values: Float[Array, "L R G T K"]) -> Written:
-        """Returns what is kept once this step has been written."""
-        return self._replace(keys=keys, values=values, lengths=self.lengths + 1, step=self.step + 1)
+    def put(self, layer: Any, keys: Float[Array, "R G 1 K"], values: Float[Array, "R G 1 K"]) -> Written:
+        """Writes this step's keys and values of one layer."""
+        slot = self.step % self.keys[0].shape[2]
+        return self._replace(keys=_put(self.keys, layer, keys, slot), values=_put(self.values, layer, values, slot))
+
+    def stepped(self) -> Written:
+        """Returns what is kept once all layers have written this step."""
+        return self._replace(lengths=self.lengths + 1, step=self.step + 1)
 
     def select_rows(self, rows: Int[Array, " R"]) -> Written:
         """Returns it with row rows[i] as row i."""
-        return self._replace(keys=self.keys[:, rows], values=self.values[:, rows], lengths=self.lengths[rows])
+        keys, values = jax.tree.map(lambda kept: kept[..., rows, :, :, :], (self.keys, self.values))
+        return self._replace(keys=keys, values=values, lengths=self.lengths[rows])
 
     def insert(self, new: Written, rows: Int[Array, " M"]) -> Written:
         """Puts rows that began at another step in the place of some; rows beyond the last go nowhere."""
         latest = self.step - new.step
 
         def put(old: Any, new: Any) -> Any:
-            return old.at[:, rows].set(jnp.roll(new, latest, axis=3), mode="drop")
+            return old.at[..., rows, :, :, :].set(jnp.roll(new, latest, axis=-2), mode="drop")
 
-        keys, values = put(self.keys, new.keys), put(self.values, new.values)
+        keys, values = jax.tree.map(put, (self.keys, self.values), (new.keys, new.values))
         lengths: Any = self.lengths
         return self._replace(keys=keys, values=values, lengths=lengths.at[rows].set(new.lengths, mode="drop"))
 
@@ -77,25 +99,35 @@ class Read(NamedTuple):
     """What was read of every input: of T5 what its decoder attends to across, of a decoder-only LM its beginning.
 
     Attributes:
-        keys: [L, B, G, S, K].
-        values: [L, B, G, S, K].
+        keys: [B, G, S, K] of every layer.
+        values: [B, G, S, K] of every layer.
         mask: [B, S].
     """
 
-    keys: Float[Array, "L B G S K"]
-    values: Float[Array, "L B G S K"]
+    keys: Layers
+    values: Layers
     mask: Bool[Array, "B S"]
+
+    @property
+    def length(self) -> int:
+        """S."""
+        return self.mask.shape[1]
+
+    def put(self, layer: Any, keys: Float[Array, "B G S K"], values: Float[Array, "B G S K"]) -> Read:
+        """Writes all keys and values of one layer."""
+        return self._replace(keys=_put(self.keys, layer, keys, 0), values=_put(self.values, layer, values, 0))
 
     def insert(self, new: Read, places: Int[Array, " N"]) -> Read:
         """Puts other inputs, no longer than these, in some places; places beyond the last go nowhere."""
-        length = new.mask.shape[1]
+        length = new.length
         mask: Any = self.mask
 
         def put(old: Any, new: Any) -> Any:
-            return old.at[:, places, :, :length].set(new, mode="drop")
+            return old.at[..., places, :, :length, :].set(new, mode="drop")
 
         longer = jnp.pad(new.mask, ((0, 0), (0, mask.shape[1] - length)))
-        return Read(put(self.keys, new.keys), put(self.values, new.values), mask.at[places].set(longer, mode="drop"))
+        keys, values = jax.tree.map(put, (self.keys, self.values), (new.keys, new.values))
+        return Read(keys, values, mask.at[places].set(longer, mode="drop"))
 
 
 class Cache(NamedTuple):

@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, Int
 from frozen_jax.batching import SMALLEST_BUCKET, Tokens, pad, rounded_up
 from frozen_jax.errors import UserError
 from frozen_jax.lm.decoding import Limits, Strategy, Texts
+from frozen_jax.lm.layers import take_apart
 from frozen_jax.partitioning import spread_rows
 from frozen_jax.types import Array, EncoderInputs
 
@@ -134,7 +135,7 @@ class Writer:
             raise UserError("Stop: strings are looked for in text; give `decode`, which makes text of tokens")
         self.strategy, self.stop = strategy, stop
         self.limits = Limits(max_length, (model.eos_id, *stop.ids), model.pad_id)
-        self._graphdef, self._state = nnx.split(model)
+        self._graphdef, self._state = nnx.split(take_apart(model) if jax.default_backend() == "cpu" else model)
         self._static = (self._graphdef, strategy, self.limits)
         self._prompt = _read_prompt(self._graphdef, self._state)
 

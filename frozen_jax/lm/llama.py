@@ -28,7 +28,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -36,7 +35,7 @@ from jaxtyping import Bool, Float, Int
 
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
-from frozen_jax.lm.caches import Cache, Read, Written
+from frozen_jax.lm.caches import Cache, Layers, Read, Written, room
 from frozen_jax.lm.layers import (
     Dense,
     Dropout,
@@ -47,6 +46,7 @@ from frozen_jax.lm.layers import (
     apply_dropout,
     len_layers,
     mask_bias,
+    number,
     rotation,
     same_segment,
     scan_layers,
@@ -177,51 +177,47 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "B S D"], Read]:
         """Runs the stack on inputs, behind a prompt that has been read, and keeps every layer's keys and values."""
         seen = _causal(mask.astype(jnp.int32))
-        before = 0 if prompt is None else prompt.keys.shape[3]
+        before = 0 if prompt is None else prompt.length
         rotation = self._rotation(before + _positions(seen))
         bias = mask_bias(jnp.pad(seen, ((0, 0), (0, 0), (before, 0)), constant_values=True))
-        kept = jnp.zeros(self._keys_shape(*mask.shape), embeddings.dtype)
+        earlier = [] if prompt is None else [prompt]
+        nothing = self._room(*mask.shape, embeddings.dtype)
 
-        def body(layer: DecoderLayer, carry: Any, x: Any) -> Any:
-            hidden, all_keys, all_values = carry
-            index, prompt_keys, prompt_values = x
+        def body(layer: DecoderLayer, carry: Any, index: Any) -> Any:
+            hidden, read = carry
             queries, keys, values = layer.queries_keys_values(hidden, rotation)
-            hidden = layer(hidden, queries, [*prompt_keys, keys], [*prompt_values, values], bias)
-            return hidden, all_keys.at[index].set(keys), all_values.at[index].set(values)
+            hidden = layer(hidden, queries, *_side_by_side(index, earlier, keys, values), bias)
+            return hidden, read.put(index, keys, values)
 
-        xs = (jnp.arange(self.config.num_layers), *_keys_values(prompt))
-        hidden, keys, values = scan_layers(self.layers, body, (embeddings, kept, kept), xs)
-        return self.decoder_norm(hidden), Read(keys, values, mask)
+        hidden, read = scan_layers(self.layers, body, (embeddings, Read(nothing, nothing, mask)), number(self.layers))
+        return self.decoder_norm(hidden), read
 
     def nothing_written(self, rows: int, max_length: int, dtype: np.dtype[Any]) -> Written:
         """Returns room for what rows will write."""
-        return Written.nothing(self._keys_shape(rows, max_length), dtype)
+        return Written.nothing(self._room(rows, max_length, dtype))
 
     def step(self, embeddings: Float[Array, "R D"], cache: Cache) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the stack on one more position of every row."""
         written, rows = cache.written, len(embeddings)
         read = jnp.repeat(cache.read.mask, rows // len(cache.read.mask), axis=0)
         if cache.prompt is not None:
-            read = jnp.pad(read, ((0, 0), (cache.prompt.keys.shape[3], 0)), constant_values=True)
+            read = jnp.pad(read, ((0, 0), (cache.prompt.length, 0)), constant_values=True)
         bias = mask_bias(jnp.concatenate([read, written.own], axis=1))[:, None]
         rotation = self._rotation((jnp.sum(read, axis=1) + written.lengths)[:, None])
+        earlier = [part for part in (cache.prompt, cache.read) if part is not None]
 
-        def body(layer: DecoderLayer, carry: Any, x: Any) -> Any:
-            hidden, all_keys, all_values = carry
-            index, read_keys, read_values = x
+        def body(layer: DecoderLayer, carry: Any, index: Any) -> Any:
+            hidden, written = carry
             queries, keys, values = layer.queries_keys_values(hidden, rotation)
-            at = (index, 0, 0, written.slot, 0)
-            all_keys = jax.lax.dynamic_update_slice(all_keys, keys[None], at)
-            all_values = jax.lax.dynamic_update_slice(all_values, values[None], at)
-            hidden = layer(hidden, queries, [*read_keys, all_keys[index]], [*read_values, all_values[index]], bias)
-            return hidden, all_keys, all_values
+            written = written.put(index, keys, values)
+            kept = _side_by_side(index, earlier, written.keys[index], written.values[index])
+            return layer(hidden, queries, *kept, bias), written
 
-        xs = (jnp.arange(self.config.num_layers), *_keys_values(cache.prompt, cache.read))
-        hidden, keys, values = scan_layers(self.layers, body, (embeddings[:, None], written.keys, written.values), xs)
-        return self.decoder_norm(hidden)[:, 0], cache._replace(written=written.stepped(keys, values))
+        hidden, written = scan_layers(self.layers, body, (embeddings[:, None], written), number(self.layers))
+        return self.decoder_norm(hidden)[:, 0], cache._replace(written=written.stepped())
 
-    def _keys_shape(self, rows: int, length: int) -> tuple[int, int, int, int, int]:
-        return self.config.num_layers, rows, self.config.num_kv_heads, length, self.config.head_dim
+    def _room(self, rows: int, length: int, dtype: np.dtype[Any]) -> Layers:
+        return room(self.layers, (rows, self.config.num_kv_heads, length, self.config.head_dim), dtype)
 
     def _rotation(self, positions: Int[Array, "B Q"]) -> Float[Array, "2 B 1 Q halfK"]:
         return rotation(positions, self.config.head_dim, self.config.rope_theta, self.config.rope_factors)
@@ -354,7 +350,6 @@ def _predecessors(inputs: Int[Array, "B S"], targets: Int[Array, "R T"]) -> Int[
     return jnp.where(follows, place, last_input)
 
 
-def _keys_values(*read: Read | None) -> tuple[list[Any], list[Any]]:
-    """The keys and the values of what was read, to scan over."""
-    found = [part for part in read if part is not None]
-    return [part.keys for part in found], [part.values for part in found]
+def _side_by_side(layer: Any, earlier: Sequence[Read], keys: Any, values: Any) -> tuple[list[Any], list[Any]]:
+    """The keys and the values that one layer attends to: of what was read earlier, and these."""
+    return [*(part.keys[layer] for part in earlier), keys], [*(part.values[layer] for part in earlier), values]

@@ -24,13 +24,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from frozen_jax.lm.base import LanguageModel
-from frozen_jax.lm.caches import Cache, Read, Written
+from frozen_jax.lm.caches import Cache, Layers, Read, Written, room
 from frozen_jax.lm.layers import (
     Attention,
     Dense,
@@ -42,6 +42,7 @@ from frozen_jax.lm.layers import (
     apply_dropout,
     len_layers,
     mask_bias,
+    number,
     same_segment,
     scan_layers,
     stack_layers,
@@ -223,6 +224,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
         """Makes the stack and, unless the head is the embedding table, the head."""
+        self.config = config
         if not config.relative_position_bias_per_layer:
             self.relpos_bias = _relpos_bias(config, bidirectional=False, rngs=rngs)
         self.layers = stack_layers(lambda rngs: DecoderLayer(config, rngs=rngs), config.num_decoder_layers, rngs)
@@ -261,14 +263,12 @@ class Decoder(nnx.Module):
     ) -> Cache:
         """Computes every layer's cross-attention keys and values, once, and makes room for self-attention's."""
 
-        @nnx.vmap(in_axes=(0, None), out_axes=0)
-        def keys_values(layer: DecoderLayer, encoded: Any) -> Any:
-            return layer.encoder_decoder_attention.keys_values(encoded)
+        def body(layer: DecoderLayer, read: Any, index: Any) -> Any:
+            return read.put(index, *layer.encoder_decoder_attention.keys_values(encoded))
 
-        keys, values = keys_values(self.layers, encoded)
-        layers, batch, heads, _, width = keys.shape
-        room = (layers, batch * rows_per_input, heads, max_length, width)
-        return Cache(Read(keys, values, mask), Written.nothing(room, keys.dtype))
+        nothing = self._room(*mask.shape, encoded.dtype)
+        read = scan_layers(self.layers, body, Read(nothing, nothing, mask), number(self.layers))
+        return Cache(read, Written.nothing(self._room(len(mask) * rows_per_input, max_length, encoded.dtype)))
 
     def step(self, embeddings: Float[Array, "R D"], cache: Cache) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the stack on one more position of every row."""
@@ -277,22 +277,20 @@ class Decoder(nnx.Module):
         cross_bias = mask_bias(read.mask)[:, None, None, :]
         shared = None if not hasattr(self, "relpos_bias") else self.relpos_bias(here, positions) + seen
 
-        def body(layer: DecoderLayer, carry: Any, x: Any) -> Any:
-            hidden, all_keys, all_values = carry
-            index, cross_keys, cross_values = x
+        def body(layer: DecoderLayer, carry: Any, index: Any) -> Any:
+            hidden, written = carry
             bias = layer.relpos_bias(here, positions) + seen if shared is None else shared
             normed = layer.pre_self_attention_layer_norm(hidden)
-            keys, values = layer.self_attention.keys_values(normed)
-            at = (index, 0, 0, written.slot, 0)
-            all_keys = jax.lax.dynamic_update_slice(all_keys, keys[None], at)
-            all_values = jax.lax.dynamic_update_slice(all_values, values[None], at)
-            hidden = hidden + layer.self_attention.attend(normed, all_keys[index], all_values[index], bias)
-            hidden = layer.after_self_attention(hidden, cross_keys, cross_values, cross_bias)
-            return hidden, all_keys, all_values
+            written = written.put(index, *layer.self_attention.keys_values(normed))
+            kept = (written.keys[index], written.values[index])
+            hidden = hidden + layer.self_attention.attend(normed, *kept, bias)
+            return layer.after_self_attention(hidden, read.keys[index], read.values[index], cross_bias), written
 
-        xs = (jnp.arange(len_layers(self.layers)), read.keys, read.values)
-        hidden, keys, values = scan_layers(self.layers, body, (embeddings[:, None], written.keys, written.values), xs)
-        return self.decoder_norm(hidden)[:, 0], cache._replace(written=written.stepped(keys, values))
+        hidden, written = scan_layers(self.layers, body, (embeddings[:, None], written), number(self.layers))
+        return self.decoder_norm(hidden)[:, 0], cache._replace(written=written.stepped())
+
+    def _room(self, rows: int, length: int, dtype: np.dtype[Any]) -> Layers:
+        return room(self.layers, (rows, self.config.num_heads, length, self.config.head_dim), dtype)
 
 
 class T5(LanguageModel):
