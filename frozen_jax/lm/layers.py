@@ -135,14 +135,14 @@ class Attention(nnx.Module):
         self.out = Dense(heads * head_dim, width, rngs=rngs)
         self.query.kernel[...] = self.query.kernel[...] * head_dim**-0.5
 
-    def keys_values(self, x: Float[Array, "B S context"]) -> tuple[Float[Array, "B H S K"], Float[Array, "B H S K"]]:
+    def keys_values(self, x: Float[Array, "B S context"]) -> tuple[Float[Array, "B H K S"], Float[Array, "B H S K"]]:
         """Returns what `attend` reads: computed once for an encoder's output, grown step by step in self-attention."""
-        return split_heads(self.key(x), self.heads), split_heads(self.value(x), self.heads)
+        return split_heads(self.key(x), self.heads).swapaxes(2, 3), split_heads(self.value(x), self.heads)
 
     def attend(
         self,
         x: Float[Array, "B Q D"],
-        keys: Float[Array, "B H S K"],
+        keys: Float[Array, "B H K S"],
         values: Float[Array, "B H S K"],
         bias: Float[Array, "#B #H #Q S"],
         dropout: Dropout | None = None,
@@ -150,7 +150,7 @@ class Attention(nnx.Module):
     ) -> Float[Array, "B Q D"]:
         """Attends from x to the keys. `bias` is added to the scores: positions and mask together, float32."""
         queries = split_heads(self.query(x), self.heads)
-        scores = jnp.einsum("bhqk,bhsk->bhqs", queries, keys, preferred_element_type=jnp.float32)
+        scores = jnp.einsum("bhqk,bhks->bhqs", queries, keys, preferred_element_type=jnp.float32)
         weights = apply_dropout(dropout, jax.nn.softmax(scores + bias, axis=-1).astype(x.dtype), site)
         context = jnp.einsum("bhqs,bhsk->bhqk", weights, values).swapaxes(1, 2)
         return self.out(context.reshape(*x.shape[:-1], -1))
@@ -176,15 +176,16 @@ class RotaryAttention(nnx.Module):
 
     def queries_keys_values(
         self, x: Float[Array, "B Q D"], rotation: Float[Array, "2 B 1 Q halfK"]
-    ) -> tuple[Float[Array, "B H Q K"], Float[Array, "B G Q K"], Float[Array, "B G Q K"]]:
+    ) -> tuple[Float[Array, "B H Q K"], Float[Array, "B G K Q"], Float[Array, "B G Q K"]]:
         """Returns what `attend` reads; queries and keys are rotated."""
         queries, keys = split_heads(self.query(x), self.heads), split_heads(self.key(x), self.kv_heads)
-        return _rotated(queries, rotation), _rotated(keys, rotation), split_heads(self.value(x), self.kv_heads)
+        keys = _rotated(keys, rotation).swapaxes(2, 3)
+        return _rotated(queries, rotation), keys, split_heads(self.value(x), self.kv_heads)
 
     def attend(
         self,
         queries: Float[Array, "R H Q K"],
-        keys: Sequence[Float[Array, "_B G _S K"]],
+        keys: Sequence[Float[Array, "_B G K _S"]],
         values: Sequence[Float[Array, "_B G _S K"]],
         bias: Float[Array, "#R #Q S"],
     ) -> Float[Array, "R Q D"]:
@@ -201,13 +202,13 @@ class RotaryAttention(nnx.Module):
         queries = queries.reshape(rows, keys[0].shape[1], -1, width) * width**-0.5
         scores = [
             _apart(
-                jnp.einsum("bgqk,bgsk->bgqs", _side_by_side(queries, len(part)), part).astype(jnp.float32), rows, length
+                jnp.einsum("bgqk,bgks->bgqs", _side_by_side(queries, len(part)), part).astype(jnp.float32), rows, length
             )
             for part in keys
         ]
         weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1) + bias[:, None, None], axis=-1)
         weights = weights.astype(queries.dtype).reshape(*queries.shape[:3], -1)
-        ends = np.cumsum([part.shape[2] for part in keys])[:-1]
+        ends = np.cumsum([part.shape[2] for part in values])[:-1]
         context = sum(
             _apart(jnp.einsum("bgqs,bgsk->bgqk", _side_by_side(weight, len(part)), part), rows, length)
             for weight, part in zip(jnp.split(weights, ends, axis=-1), values, strict=True)

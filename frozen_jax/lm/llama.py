@@ -28,6 +28,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -120,7 +121,7 @@ class DecoderLayer(nnx.Module):
 
     def queries_keys_values(
         self, hidden: Float[Array, "B Q D"], rotation: Float[Array, "2 B 1 Q halfK"]
-    ) -> tuple[Float[Array, "B H Q K"], Float[Array, "B G Q K"], Float[Array, "B G Q K"]]:
+    ) -> tuple[Float[Array, "B H Q K"], Float[Array, "B G K Q"], Float[Array, "B G Q K"]]:
         """Returns what self-attention reads."""
         return self.self_attention.queries_keys_values(self.pre_self_attention_layer_norm(hidden), rotation)
 
@@ -128,7 +129,7 @@ class DecoderLayer(nnx.Module):
         self,
         hidden: Float[Array, "R Q D"],
         queries: Float[Array, "R H Q K"],
-        keys: Sequence[Float[Array, "_B G _S K"]],
+        keys: Sequence[Float[Array, "_B G K _S"]],
         values: Sequence[Float[Array, "_B G _S K"]],
         bias: Float[Array, "#R #Q S"],
         dropout: Dropout | None = None,
@@ -181,7 +182,6 @@ class Decoder(nnx.Module):
         rotation = self._rotation(before + _positions(seen))
         bias = mask_bias(jnp.pad(seen, ((0, 0), (0, 0), (before, 0)), constant_values=True))
         earlier = [] if prompt is None else [prompt]
-        nothing = self._room(*mask.shape, embeddings.dtype)
 
         def body(layer: DecoderLayer, carry: Any, index: Any) -> Any:
             hidden, read = carry
@@ -189,12 +189,13 @@ class Decoder(nnx.Module):
             hidden = layer(hidden, queries, *_side_by_side(index, earlier, keys, values), bias)
             return hidden, read.put(index, keys, values)
 
-        hidden, read = scan_layers(self.layers, body, (embeddings, Read(nothing, nothing, mask)), number(self.layers))
+        nothing = Read(*self._room(*mask.shape, embeddings.dtype), mask)
+        hidden, read = scan_layers(self.layers, body, (embeddings, nothing), number(self.layers))
         return self.decoder_norm(hidden), read
 
     def nothing_written(self, rows: int, max_length: int, dtype: np.dtype[Any]) -> Written:
         """Returns room for what rows will write."""
-        return Written.nothing(self._room(rows, max_length, dtype))
+        return Written.nothing(*self._room(rows, max_length, dtype))
 
     def step(self, embeddings: Float[Array, "R D"], cache: Cache) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the stack on one more position of every row."""
@@ -216,11 +217,12 @@ class Decoder(nnx.Module):
         hidden, written = scan_layers(self.layers, body, (embeddings[:, None], written), number(self.layers))
         return self.decoder_norm(hidden)[:, 0], cache._replace(written=written.stepped())
 
-    def _room(self, rows: int, length: int, dtype: np.dtype[Any]) -> Layers:
-        return room(self.layers, (rows, self.config.num_kv_heads, length, self.config.head_dim), dtype)
+    def _room(self, rows: int, length: int, dtype: np.dtype[Any]) -> tuple[Layers, Layers]:
+        return room(self.layers, rows, self.config.num_kv_heads, length, self.config.head_dim, dtype)
 
     def _rotation(self, positions: Int[Array, "B Q"]) -> Float[Array, "2 B 1 Q halfK"]:
-        return rotation(positions, self.config.head_dim, self.config.rope_theta, self.config.rope_factors)
+        angles = rotation(positions, self.config.head_dim, self.config.rope_theta, self.config.rope_factors)
+        return jax.lax.optimization_barrier(angles)  # else every layer computes them again
 
 
 class Llama(LanguageModel):
@@ -307,6 +309,10 @@ class Llama(LanguageModel):
         """Returns float32 logits from the head, or from the embedding table."""
         if self.config.logits_via_embedding:
             table = self.token_embedder.embedding[...].astype(hidden.dtype)
+            if hidden.ndim == 2:  # one token a row: the table itself goes through the product, and is not rearranged
+                return jax.lax.optimization_barrier(
+                    jnp.einsum("vd,bd->vb", table, hidden, preferred_element_type=jnp.float32)
+                ).T
             return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
         kernel = self.decoder.logits_dense.kernel[...].astype(hidden.dtype)
         return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)

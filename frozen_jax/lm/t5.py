@@ -155,7 +155,7 @@ class DecoderLayer(nnx.Module):
     def after_self_attention(
         self,
         hidden: Float[Array, "R T D"],
-        cross_keys: Float[Array, "B H S K"],
+        cross_keys: Float[Array, "B H K S"],
         cross_values: Float[Array, "B H S K"],
         cross_bias: Float[Array, "B 1 #T S"],
         dropout: Dropout | None = None,
@@ -266,9 +266,9 @@ class Decoder(nnx.Module):
         def body(layer: DecoderLayer, read: Any, index: Any) -> Any:
             return read.put(index, *layer.encoder_decoder_attention.keys_values(encoded))
 
-        nothing = self._room(*mask.shape, encoded.dtype)
-        read = scan_layers(self.layers, body, Read(nothing, nothing, mask), number(self.layers))
-        return Cache(read, Written.nothing(self._room(len(mask) * rows_per_input, max_length, encoded.dtype)))
+        nothing = Read(*self._room(*mask.shape, encoded.dtype), mask)
+        read = scan_layers(self.layers, body, nothing, number(self.layers))
+        return Cache(read, Written.nothing(*self._room(len(mask) * rows_per_input, max_length, encoded.dtype)))
 
     def step(self, embeddings: Float[Array, "R D"], cache: Cache) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the stack on one more position of every row."""
@@ -289,8 +289,8 @@ class Decoder(nnx.Module):
         hidden, written = scan_layers(self.layers, body, (embeddings[:, None], written), number(self.layers))
         return self.decoder_norm(hidden)[:, 0], cache._replace(written=written.stepped())
 
-    def _room(self, rows: int, length: int, dtype: np.dtype[Any]) -> Layers:
-        return room(self.layers, (rows, self.config.num_heads, length, self.config.head_dim), dtype)
+    def _room(self, rows: int, length: int, dtype: np.dtype[Any]) -> tuple[Layers, Layers]:
+        return room(self.layers, rows, self.config.num_heads, length, self.config.head_dim, dtype)
 
 
 class T5(LanguageModel):

@@ -63,7 +63,7 @@ class Block(nnx.Module):
         """Lets the latents attend to the context where the bias allows it; without a context, to each other."""
         x = self.pre_attention_norm(latents)
         keys, values = self.attention.keys_values(x if context is None else context)
-        bias = jnp.zeros((1, 1, 1, keys.shape[2])) if bias is None else bias
+        bias = jnp.zeros((1, 1, 1, values.shape[2])) if bias is None else bias
         latents = latents + self.attention.attend(x, keys, values, bias)
         return latents + self.mlp(self.pre_mlp_norm(latents))
 
