@@ -82,6 +82,11 @@ class Tokenizer:
         """By how many tokens `framed` makes inputs longer, at most."""
         return sum(map(len, self._frame or ()))
 
+    @property
+    def frame_begins(self) -> int | None:
+        """The token that begins all framed inputs; None where there is none."""
+        return int(self._frame[0][0]) if self._frame is not None and len(self._frame[0]) else None
+
     def framed(self, tokens: Int[np.ndarray, " S"]) -> Int[np.ndarray, " S_framed"]:
         """Inputs as the LM reads them, see `frames`.
 

@@ -53,12 +53,16 @@ class LanguageModel(nnx.Module):
     Attributes:
         eos_id: the token that ends a text.
         pad_id: the token that fills up rows when no lengths are given; T5's is 0.
+        vocab_size: V, rows of the embedding table.
+        first_token: what the LM itself puts in front of all that is read; None where it puts nothing there.
         context_length: the most tokens that can be read and written together; None where nothing bounds them.
         prompt_length: P, how many vectors `read` puts in front of every input.
     """
 
     eos_id: int
     pad_id: int
+    vocab_size: int
+    first_token: int | None = None
     context_length: int | None = None
     prompt_length: int = 0
 

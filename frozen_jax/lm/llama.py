@@ -239,7 +239,8 @@ class Llama(LanguageModel):
     ) -> None:
         """Makes a Llama with random weights."""
         self.config, self.name, self.fingerprint = config, name, fingerprint
-        self.eos_id, self.pad_id = config.eos_id, config.pad_id
+        self.eos_id, self.pad_id, self.vocab_size = config.eos_id, config.pad_id, config.vocab_size
+        self.first_token = config.bos_id if config.bos_first else None
         self.context_length = config.context_length - config.bos_first
         self.token_embedder = TokenEmbedder(config.vocab_size, config.emb_dim, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)

@@ -305,7 +305,7 @@ class T5(LanguageModel):
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs, name: str = "random T5", fingerprint: str = "") -> None:
         """Makes a T5 with random weights, initialised as T5X does."""
         self.config, self.name, self.fingerprint = config, name, fingerprint
-        self.eos_id, self.pad_id = config.eos_id, config.pad_id
+        self.eos_id, self.pad_id, self.vocab_size = config.eos_id, config.pad_id, config.vocab_size
         self.token_embedder = TokenEmbedder(config.vocab_size, config.emb_dim, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)

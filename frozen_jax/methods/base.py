@@ -40,8 +40,8 @@ class Method(LanguageModel):
     def __init__(self, lm: LanguageModel) -> None:
         """Holds the LM."""
         self.lm = lm
-        self.eos_id, self.pad_id = lm.eos_id, lm.pad_id
-        self.context_length, self.prompt_length = lm.context_length, lm.prompt_length
+        self.eos_id, self.pad_id, self.vocab_size = lm.eos_id, lm.pad_id, lm.vocab_size
+        self.context_length, self.prompt_length, self.first_token = lm.context_length, lm.prompt_length, lm.first_token
 
     def prepare(self, examples: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
         """Turns examples as text into examples as text, on the hosts; by default they stay as they are."""

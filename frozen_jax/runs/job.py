@@ -46,10 +46,11 @@ class Job:
         """Looks at the run's folder and data at once, before anything is read or trained.
 
         Raises:
-            UserError: see `cloud_storage.open_path` and `TaskData.check_encoder_tokenizer`.
+            UserError: see `cloud_storage.open_path`, `TaskData.check_encoder_tokenizer` and `TaskData.check_fits`.
         """
         cloud_storage.open_path(self.model_dir)
         self.data.check_encoder_tokenizer()
+        self.data.check_fits(self.method, self.method.lm.name)
 
     @property
     def directory(self) -> epath.Path:

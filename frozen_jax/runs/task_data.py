@@ -17,6 +17,7 @@ from frozen_jax import controls, gin_config, text_files, token_cache
 from frozen_jax.answering import EvalTask
 from frozen_jax.batching import ENCODER_INPUTS, LENGTH_WINDOW, Batches, TaskTokens, Tokens, all_buckets
 from frozen_jax.errors import UserError
+from frozen_jax.lm.base import LanguageModel
 from frozen_jax.runs.environment import import_data
 from frozen_jax.tokenizer import Tokenizer, encoder_tokenizer, lm_tokenizer
 
@@ -66,6 +67,35 @@ class TaskData:
         if bound is not None and ENCODER_INPUTS not in self.task_feature_lengths and self.encoder_text is None:
             raise UserError(
                 f"encoder_tokenizer.source is {bound!r}, but TASK_FEATURE_LENGTHS gives {ENCODER_INPUTS!r} no length"
+            )
+
+    def check_fits(self, model: LanguageModel, name: str) -> None:
+        """Looks whether the LM has an embedding for every token, one beginning, and a context for the longest example.
+
+        Args:
+            model: that is to read the data.
+            name: the LM's, for messages.
+
+        Raises:
+            UserError: if it has not.
+        """
+        tokenizer, lengths = lm_tokenizer(), self.task_feature_lengths
+        if tokenizer.vocab_size > model.vocab_size:
+            raise UserError(
+                f"the tokenizer {tokenizer.name} has {tokenizer.vocab_size} tokens, the embedding table of {name} only "
+                f"{model.vocab_size} rows; give the LM's own tokenizer as TOKENIZER"
+            )
+        if model.first_token is not None and model.first_token == tokenizer.frame_begins:
+            raise UserError(
+                f"{name} puts its begin-of-text token in front of what it reads, and lm_tokenizer.template begins with it "
+                "too; set load_lm.bos_first = False, or leave it out of the template"
+            )
+        longest = lengths["inputs"] + tokenizer.frame_length + lengths["targets"] + model.prompt_length
+        if model.context_length is not None and longest > model.context_length:
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS allows inputs of {lengths['inputs']} and targets of {lengths['targets']}; with "
+                f"{tokenizer.frame_length} of the template and a prompt of {model.prompt_length} that is "
+                f"{longest - model.context_length} more than the context of {name}, {model.context_length}"
             )
 
     def train_batches(self) -> Batches:

@@ -62,6 +62,9 @@ class MadeUpData(TaskData):
         tasks = [make(self.eval_examples) for make in TASKS[self.mixture_or_task_name]]
         return [dataclasses.replace(task, split=split) for task in tasks]
 
+    def check_fits(self, model, name):
+        """Made of token ids, without a tokenizer."""
+
 
 def job(folder, lm=None, **changes):
     data = MadeUpData(mixture_or_task_name="chosen", task_feature_lengths=LENGTHS, eval_examples=6)
