@@ -87,8 +87,8 @@ class TaskData:
             )
         if model.first_token is not None and model.first_token == tokenizer.frame_begins:
             raise UserError(
-                f"{name} puts its begin-of-text token in front of what it reads, and lm_tokenizer.template begins with it "
-                "too; set load_lm.bos_first = False, or leave it out of the template"
+                f"{name} puts its begin-of-text token in front of what it reads, and the template begins with "
+                "it too; set load_lm.bos_first = False, or leave it out of the template"
             )
         longest = lengths["inputs"] + tokenizer.frame_length + lengths["targets"] + model.prompt_length
         if model.context_length is not None and longest > model.context_length:

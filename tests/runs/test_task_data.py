@@ -37,9 +37,7 @@ def test_a_run_looks_at_it_before_anything_is_trained(tmp_path):
 
 def test_a_tokenizer_with_more_tokens_than_the_lm_has_embeddings(tmp_path):
     gin.clear_config()
-    message = (
-        r"titler-t5-small has 32100 tokens, the embedding table of tiny-0 only 96 rows; give the LM's own tokenizer"
-    )
+    message = r"titler-t5-small has 32100 tokens, the embedding table of tiny-0 only 96 rows; give the LM's own"
     with pytest.raises(UserError, match=message):
         Job(tiny.prompt_tuning(), TaskData("a_task", LENGTHS), str(tmp_path), tiny.mesh(1, 1))
     Job(tiny.prompt_tuning(tiny.t5(vocab_size=32100)), TaskData("a_task", LENGTHS), str(tmp_path), tiny.mesh(1, 1))
@@ -47,23 +45,21 @@ def test_a_tokenizer_with_more_tokens_than_the_lm_has_embeddings(tmp_path):
 
 def test_the_longest_example_has_to_fit_into_the_context():
     gin.clear_config()
-    gin.bind_parameter("lm_tokenizer.template", "{inputs} =")  # two tokens
+    gin.bind_parameter("lm_tokenizer.template", "{inputs} =")  # one token
     method = tiny.prompt_tuning(tiny.llama(vocab_size=32100, context_length=20), length=5)
-    TaskData("a_task", {"inputs": 9, "targets": 4}).check_fits(method, "a Llama")
+    TaskData("a_task", {"inputs": 10, "targets": 4}).check_fits(method, "a Llama")
     message = (
-        "allows inputs of 10 and targets of 4; with 2 of the template and a prompt of 5 that is 1 more than the context "
-        "of a Llama, 20"
+        "allows inputs of 11 and targets of 4; with 1 of the template and a prompt of 5 that is 1 more than the "
+        "context of a Llama, 20"
     )
     with pytest.raises(UserError, match=message):
-        TaskData("a_task", {"inputs": 10, "targets": 4}).check_fits(method, "a Llama")
+        TaskData("a_task", {"inputs": 11, "targets": 4}).check_fits(method, "a Llama")
 
 
 def test_a_text_does_not_begin_twice():
     gin.clear_config()
     gin.bind_parameter("lm_tokenizer.template", "</s>{inputs}")  # a special token, as a begin-of-text token is
     lm = tiny.llama(vocab_size=32100, bos_id=1, bos_first=True)
-    with pytest.raises(
-        UserError, match="begin-of-text token in front of what it reads, and lm_tokenizer.template begins"
-    ):
+    with pytest.raises(UserError, match="in front of what it reads, and the template begins"):
         TaskData("a_task", LENGTHS).check_fits(tiny.prompt_tuning(lm), "a Llama")
     TaskData("a_task", LENGTHS).check_fits(tiny.prompt_tuning(tiny.llama(vocab_size=32100, bos_id=1)), "a Llama")
