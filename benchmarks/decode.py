@@ -70,15 +70,14 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
 def ours(tokens: np.ndarray, new: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Returns a call that writes one token a row, and one that writes all."""
     from frozen_jax import load_lm
-    from frozen_jax.lm.decoding import Greedy
-    from frozen_jax.lm.generation import Stop, Writer
 
     lm = load_lm(SOURCE, dtype="float32")
     lm.eos_id = -1
     lengths = np.full(tokens.shape[:1], tokens.shape[1])
-    mask = np.arange(tokens.shape[1])[None] < lengths[:, None]
-    first, whole = (Writer(lm, Greedy(), count, Stop()) for count in (1, new))
-    return lambda: first.write(tokens, mask), lambda: whole.write(tokens, mask)
+    return (
+        lambda: lm.generate(tokens, max_length=1, inputs_lengths=lengths),
+        lambda: lm.generate(tokens, max_length=new, inputs_lengths=lengths),
+    )
 
 
 def peers(tokens: np.ndarray, new: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -166,6 +165,9 @@ def _print(found: dict[tuple[int, int, str], dict[str, Any]], sides: tuple[str, 
             print(f"batch {batch}, inputs {inputs}: prefill {ratios[0]:.2f}x, decode {ratios[1]:.2f}x as fast")
     size = weight_bytes(load_lm(SOURCE, dtype="float32"))
     print(f"copying moves {rate / 1e9:.1f} GB/s, the weights are {size / 1e9:.3f} GB: bound {1e3 * size / rate:.1f} ms")
+    for (batch, inputs, side), it in found.items():
+        if batch == 1:
+            print(f"batch 1, inputs {inputs}, {side}: a step takes {it['step'] * rate / size:.2f} times the bound")
 
 
 def weight_bytes(lm: Any) -> int:

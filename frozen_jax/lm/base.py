@@ -13,7 +13,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,18 +32,6 @@ from frozen_jax.types import Array, EncoderInputs, Segments
 GREEDY, NO_STOP = Greedy(), Stop()
 
 
-class Cache(Protocol):
-    """What token-by-token decoding keeps. Rows are hypotheses: as many consecutive ones for each input."""
-
-    def select_rows(self, rows: Int[Array, " R"]) -> Cache:
-        """Returns the cache whose row i is row rows[i] of this one; rows stay with their input."""
-        ...
-
-    def insert(self, new: Any, places: Int[Array, " N"], rows: Int[Array, " M"]) -> Cache:
-        """Returns the cache with other inputs in some places; what lies beyond the last is dropped."""
-        ...
-
-
 class LanguageModel(nnx.Module):
     """The seam, abstract, and what is written once over it.
 
@@ -52,6 +40,7 @@ class LanguageModel(nnx.Module):
 
     Attributes:
         eos_id: the token that ends a text.
+        stop_ids: others that do, of LMs that know several.
         pad_id: the token that fills up rows when no lengths are given; T5's is 0.
         vocab_size: V, rows of the embedding table.
         first_token: what the LM itself puts in front of all that is read; None where it puts nothing there.
@@ -62,29 +51,44 @@ class LanguageModel(nnx.Module):
     eos_id: int
     pad_id: int
     vocab_size: int
+    stop_ids: tuple[int, ...] = ()
     first_token: int | None = None
     context_length: int | None = None
     prompt_length: int = 0
 
-    def check_context(self, inputs_lengths: Int[Array, " B"] | Sequence[int], targets_length: int) -> None:
-        """Looks whether inputs and what is written fit into the LM's context.
+    def check_context(
+        self,
+        inputs_lengths: Int[Array, " B"] | Sequence[int],
+        targets_length: int,
+        ids: Int[Array, " B"] | Sequence[int] | None = None,
+    ) -> None:
+        """Looks whether there are inputs to read on from, and whether they fit into the LM's context with the targets.
 
         Args:
             inputs_lengths: tokens of each input.
             targets_length: the most tokens that stand behind.
+            ids: the inputs' numbers, for messages; None is their places.
 
         Raises:
-            UserError: if one does not; nothing is ever cut silently.
+            UserError: if not; nothing is ever cut silently.
         """
+        lengths = np.asarray(inputs_lengths)
+        if not len(lengths):
+            raise UserError("there are no inputs: give at least one row")
+        numbers = range(len(lengths)) if ids is None else [int(one) for one in ids]
+        if not self.prompt_length and self.first_token is None and not lengths.min():
+            raise UserError(
+                f"input {numbers[int(lengths.argmin())]} is empty, and nothing stands before it; give it a token, a "
+                "template, or load_lm.bos_first = True"
+            )
         if self.context_length is None:
             return
-        lengths = np.asarray(inputs_lengths)
         row = int(lengths.argmax())
         if (over := int(lengths[row]) + self.prompt_length + targets_length - self.context_length) > 0:
             prompt = f" and a prompt of {self.prompt_length}" if self.prompt_length else ""
             raise UserError(
-                f"input {row} has {lengths[row]} tokens; with {targets_length} to write{prompt} that is {over} more "
-                f"than the LM's context of {self.context_length}"
+                f"input {numbers[row]} has {lengths[row]} tokens; with {targets_length} to write{prompt} that is "
+                f"{over} more than the LM's context of {self.context_length}"
             )
 
     @abc.abstractmethod
@@ -248,7 +252,7 @@ class LanguageModel(nnx.Module):
                 not numbers.
         """
         mask = np.asarray(_mask(inputs, inputs_lengths, self.pad_id))
-        self.check_context(mask.sum(axis=1), max_length)
+        self.check_context(mask.sum(axis=1), max_length, ids)
         return Writer(self, strategy, max_length, stop).write(np.asarray(inputs), mask, encoder_inputs, ids)
 
     def generate_many(
@@ -279,7 +283,8 @@ class LanguageModel(nnx.Module):
         Raises:
             UserError: as `generate`.
         """
-        self.check_context([len(row) for row in inputs] or [0], max_length)
+        if len(inputs):
+            self.check_context([len(row) for row in inputs], max_length, ids)
         writer = Writer(self, strategy, max_length, stop)
         return generate_many(writer, inputs, slots, encoder_inputs=encoder_inputs, ids=ids)
 

@@ -348,10 +348,9 @@ class Beam(Strategy):
         return Written(state, feed.reshape(-1), rows.reshape(-1))
 
     def texts(self, state: _Beams) -> Texts:
-        """Returns the best that ended; where none has, the best that were cut at the most tokens."""
-        some = state.done_scores[:, 0] > NEVER / 2
-        found = jax.tree.map(lambda live, done: _where(~some, live, done), state.live, state.done)
-        found = jax.tree.map(lambda leaf: leaf[:, : self.n] if leaf.ndim > 1 else leaf, found)
+        """Returns the best that ended; where fewer have, then the best that were cut at the most tokens."""
+        done = jnp.where(state.done_scores > NEVER / 2, state.done_scores, 2 * NEVER)
+        found, _ = _best([state.done, state.live], [done, state.live_scores + NEVER / 2], self.n)
         return found._replace(ended=state.live.ended[:, : self.n], failed=state.live.failed)
 
     def _penalty(self, length: Int[Array, "*B"]) -> Float[Array, "*B"]:

@@ -5,14 +5,15 @@
                                                    └── inputs that waited ◀─┘
 
 Every input has `strategy.rows` rows. The loop comes back to the host when all rows have ended, when as many inputs have
-ended as a prefill takes, or, where texts end at strings, every few steps. Neither batch size nor order nor batch-mates
-change what is written, since every row has its own position and its own draws.
+ended as the next prefill takes, or, where texts end at strings, every few steps. Neither batch size nor order nor
+batch-mates change what is written, since every row has its own position and its own draws.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -134,8 +135,8 @@ class Writer:
         if stop.strings and stop.decode is None:
             raise UserError("Stop: strings are looked for in text; give `decode`, which makes text of tokens")
         self.strategy, self.stop = strategy, stop
-        self.limits = Limits(max_length, (model.eos_id, *stop.ids), model.pad_id)
-        self._graphdef, self._state = nnx.split(take_apart(model) if jax.default_backend() == "cpu" else model)
+        self.limits = Limits(max_length, (model.eos_id, *model.stop_ids, *stop.ids), model.pad_id)
+        self._graphdef, self._state = _for_decoding(model)
         self._static = (self._graphdef, strategy, self.limits)
         self._prompt = _read_prompt(self._graphdef, self._state)
 
@@ -148,16 +149,22 @@ class Writer:
     ) -> Generated:
         """Writes the texts of one batch; see `LanguageModel.generate`."""
         ids = np.arange(len(inputs), dtype=np.int32) if ids is None else np.asarray(ids, np.int32)
-        running, ended = self.start(_Read(inputs, mask, ids, encoder_inputs)), np.zeros(len(inputs), bool)
+        shared = bool(np.all(np.any(np.asarray(mask), axis=1)))
+        running, ended = self.start(_Read(inputs, mask, ids, encoder_inputs), shared), np.zeros(len(inputs), bool)
         while not ended.all():
             running, ended = self.go_on(running, len(inputs))
         found = [text for _, text in self.results(running, range(len(inputs)))]
         return Generated(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
-    def start(self, read: _Read) -> _Running:
-        """Reads inputs and writes the first token of each text."""
-        # Where an input is empty, the prompt itself predicts its first token.
-        prompt = self._prompt if np.all(np.any(np.asarray(read.mask), axis=1)) else None
+    def start(self, read: _Read, shared: bool) -> _Running:
+        """Reads inputs and writes the first token of each text.
+
+        Args:
+            read: the inputs.
+            shared: whether the shared prompt, where there is one, is not read again; the same for all that run
+                together, and False if an input is empty: the prompt itself predicts its first token.
+        """
+        prompt = self._prompt if shared else None
         rows: Any = spread_rows(read, like=jax.tree.leaves(self._state)[0])
         return _start(*self._static, self._state, prompt, _Read(*rows))
 
@@ -175,7 +182,7 @@ class Writer:
             texts = self.strategy.texts(running.state)
         failed = np.asarray(texts.failed)
         if failed.any():
-            example, length = (int(np.asarray(x)[failed.argmax()]) for x in (texts.ids, texts.lengths[:, 0]))
+            example, length = (int(np.asarray(x)[failed.argmax()]) for x in (texts.ids, texts.lengths.max(axis=1)))
             raise UserError(
                 f"input {example}: the logits of its token {length} are not numbers; are the weights whole?"
             )
@@ -228,12 +235,12 @@ def generate_many(
     slots = min(slots, len(waiting))
     if not slots:
         return
+    shared = len(inputs[waiting[-1]]) > 0
     refill = max(1, slots // _REFILL_SHARE)
     at_work, waiting = dict(enumerate(waiting[:slots])), waiting[slots:]  # which input is in which place
-    running = writer.start(batches.of(list(at_work.values()), slots))
+    running = writer.start(batches.of(list(at_work.values()), slots), shared)
     while at_work:
-        next_ones = min(refill, len(waiting)) or len(at_work)
-        running, ended = writer.go_on(running, slots - len(at_work) + next_ones)
+        running, ended = writer.go_on(running, min(refill, len(waiting)) or slots)  # free places count as ended
         for place, found in writer.results(running, [place for place in at_work if ended[place]]):
             yield at_work.pop(place), found
         free = [place for place in range(slots) if place not in at_work]
@@ -242,7 +249,7 @@ def generate_many(
             places, free = free[: len(taken)], free[len(taken) :]
             at_work |= zip(places, taken, strict=True)
             nowhere = [slots] * (refill - len(taken))
-            new = writer.start(batches.of(taken, refill))
+            new = writer.start(batches.of(taken, refill), shared)
             running = writer.refill(running, new, np.array([*places, *nowhere], np.int32))
 
 
@@ -270,6 +277,21 @@ class _Batches:
     @staticmethod
     def _padded(rows: Sequence[Tokens], pad_id: int) -> tuple[Int[np.ndarray, "B S"], Bool[np.ndarray, "B S"]]:
         return pad(rows, max(SMALLEST_BUCKET, rounded_up(max(1, *map(len, rows)))), pad_id)
+
+
+_APART: weakref.WeakKeyDictionary[Any, tuple[list[Any], Any]] = weakref.WeakKeyDictionary()
+
+
+def _for_decoding(model: Any) -> tuple[Any, Any]:
+    """The model, split; on CPU with its decoder's layers apart, which are kept as long as the model and its weights."""
+    if jax.default_backend() != "cpu":
+        return nnx.split(model)
+    weights = jax.tree.leaves(nnx.state(model))
+    kept, found = _APART.get(model, ([], None))
+    if len(kept) != len(weights) or any(one is not other for one, other in zip(kept, weights, strict=True)):
+        found = nnx.split(take_apart(model))
+        _APART[model] = weights, found
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=0)

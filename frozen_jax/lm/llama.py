@@ -78,6 +78,7 @@ class LlamaConfig:
         bos_first: put the embedding of bos_id in front of all that is read, a prompt too: the first position is where
             LMs that were trained with it let attention rest. Our choice; False leaves it to the tokens.
         eos_id: ends a text.
+        stop_ids: others that do; Llama 3 has one that ends a text and one that ends a turn.
         pad_id: fills rows up; masks come from lengths where it may be a real token.
         dtype: of activations; parameters keep their own.
     """
@@ -98,6 +99,7 @@ class LlamaConfig:
     bos_id: int | None = None
     bos_first: bool = False
     eos_id: int = 2
+    stop_ids: tuple[int, ...] = ()
     pad_id: int = 0
     dtype: str = "float32"
 
@@ -240,7 +242,7 @@ class Llama(LanguageModel):
         """Makes a Llama with random weights."""
         self.config, self.name, self.fingerprint = config, name, fingerprint
         self.eos_id, self.pad_id, self.vocab_size = config.eos_id, config.pad_id, config.vocab_size
-        self.first_token = config.bos_id if config.bos_first else None
+        self.stop_ids, self.first_token = config.stop_ids, config.bos_id if config.bos_first else None
         self.context_length = config.context_length - config.bos_first
         self.token_embedder = TokenEmbedder(config.vocab_size, config.emb_dim, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)

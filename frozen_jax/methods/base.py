@@ -41,7 +41,8 @@ class Method(LanguageModel):
         """Holds the LM."""
         self.lm = lm
         self.eos_id, self.pad_id, self.vocab_size = lm.eos_id, lm.pad_id, lm.vocab_size
-        self.context_length, self.prompt_length, self.first_token = lm.context_length, lm.prompt_length, lm.first_token
+        self.context_length, self.prompt_length = lm.context_length, lm.prompt_length
+        self.stop_ids, self.first_token = lm.stop_ids, lm.first_token
 
     def prepare(self, examples: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
         """Turns examples as text into examples as text, on the hosts; by default they stay as they are."""

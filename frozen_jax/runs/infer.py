@@ -21,8 +21,8 @@ from frozen_jax.runs.job import Job
 from frozen_jax.runs.task_data import TaskData
 from frozen_jax.tokenizer import lm_tokenizer
 
-_WRITE_SECONDS = 10  # what a kill may cost
-_LINES = 8  # a slot, between two looks at the clock: what is answered is written in the order of the lines
+_WRITE_SECONDS = 10  # between two writes, at least
+_LINES = 8  # a slot, between two looks at the clock: a kill costs no more of them; written in the order of the lines
 
 
 @gin.configurable
@@ -36,6 +36,7 @@ def infer(
     max_length: int = 32,
     strategy: Strategy = GREEDY,
     stop_strings: Sequence[str] = (),
+    stop_ids: Sequence[int] = (),
     log_probs: bool = False,
 ) -> None:
     """Answers every line of `input_file`, going on where an earlier run stopped; without one, asks in the terminal.
@@ -49,6 +50,7 @@ def infer(
         max_length: the most tokens of an answer.
         strategy: @Greedy(), @Sample() or @Beam(); where it gives several texts, "prediction" is a list of them.
         stop_strings: texts at which an answer ends; they are left out.
+        stop_ids: tokens that end an answer, besides the LM's own.
         log_probs: also write "log_probability", the log-likelihood of each answer's tokens in nats.
 
     Raises:
@@ -57,7 +59,8 @@ def infer(
     """
     lines = None if input_file is None else read_lines(input_file)
     model = job.method.lm if checkpoint == "none" else job.trained_method(checkpoint)
-    stop = Stop(strings=tuple(stop_strings), decode=lm_tokenizer().decode if stop_strings else None)
+    decode = lm_tokenizer().decode if stop_strings else None
+    stop = Stop(ids=tuple(stop_ids), strings=tuple(stop_strings), decode=decode)
     answer = _Answerer(job.data, max_length, strategy, stop)
     if input_file is None or lines is None:
         _ask(job.method.lm, model, answer)
@@ -99,7 +102,10 @@ class _Answerer:
         self._data, self._max_length, self._strategy, self._stop = data, max_length, strategy, stop
 
     def __call__(self, model: LanguageModel, texts: list[str], slots: int = 1, first: int = 0) -> Iterator[_Answer]:
-        """Answers texts, in whatever order answers end; `first` is the number of the first of them."""
+        """Answers texts, in whatever order answers end; `first` of the file's lines stand before them."""
+        if cut := sum(self._data.is_cut(text) for text in texts):
+            length = self._data.task_feature_lengths["inputs"]
+            tqdm.write(f"{cut} of {len(texts)} inputs are cut at {length} tokens, see TASK_FEATURE_LENGTHS", sys.stderr)
         encoder_inputs = [tokens for text in texts if (tokens := self._data.encoder_tokens(text)) is not None]
         written = model.generate_many(
             [self._data.input_tokens(text) for text in texts],
@@ -108,10 +114,11 @@ class _Answerer:
             strategy=self._strategy,
             stop=self._stop,
             encoder_inputs=encoder_inputs or None,
-            ids=range(first, first + len(texts)),
+            ids=range(first + 1, first + 1 + len(texts)),
         )
         for number, found in written:
-            answers = [self._stop.cut(lm_tokenizer().decode(row)) for row in found.tokens.tolist()]
+            rows = [row[:length] for row, length in zip(found.tokens.tolist(), found.lengths, strict=True)]
+            answers = [self._stop.cut(lm_tokenizer().decode(row)) for row in rows]
             log_likelihoods = [round(float(nats), 4) for nats in found.log_probs.sum(axis=1)]
             one = len(answers) == 1
             yield number, answers[0] if one else answers, log_likelihoods[0] if one else log_likelihoods

@@ -70,20 +70,25 @@ class TaskData:
             )
 
     def check_fits(self, model: LanguageModel, name: str) -> None:
-        """Looks whether the LM has an embedding for every token, one beginning, and a context for the longest example.
+        """Looks whether LM and tokenizer are of one kind, and whether the longest example fits into the context.
 
         Args:
             model: that is to read the data.
             name: the LM's, for messages.
 
         Raises:
-            UserError: if it has not.
+            UserError: for tokens without an embedding, another end of text, two beginnings, or too long examples.
         """
         tokenizer, lengths = lm_tokenizer(), self.task_feature_lengths
         if tokenizer.vocab_size > model.vocab_size:
             raise UserError(
                 f"the tokenizer {tokenizer.name} has {tokenizer.vocab_size} tokens, the embedding table of {name} only "
                 f"{model.vocab_size} rows; give the LM's own tokenizer as TOKENIZER"
+            )
+        if tokenizer.eos_id not in (model.eos_id, *model.stop_ids):
+            raise UserError(
+                f"the tokenizer {tokenizer.name} ends texts with token {tokenizer.eos_id}, {name} with {model.eos_id}; "
+                f"give the LM's own tokenizer as TOKENIZER, or set load_lm.eos_id = {tokenizer.eos_id}"
             )
         if model.first_token is not None and model.first_token == tokenizer.frame_begins:
             raise UserError(
@@ -147,6 +152,10 @@ class TaskData:
     def input_tokens(self, text: str) -> Tokens:
         """Returns the tokens of a text as inputs, cut like the task's and in the same frame."""
         return lm_tokenizer().framed(_tokens(lm_tokenizer(), text, self.task_feature_lengths["inputs"]))
+
+    def is_cut(self, text: str) -> bool:
+        """Returns whether `input_tokens` leaves something of a text out."""
+        return len(lm_tokenizer().encode(text)) >= self.task_feature_lengths["inputs"]
 
     def write_token_cache(self, directory: epath.PathLike) -> None:
         """Writes every split as token files, see `token_cache.write`."""

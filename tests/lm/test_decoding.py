@@ -181,3 +181,14 @@ def test_logits_that_are_not_numbers_end_their_input_and_no_other(strategy):
 def test_numbers_out_of_range_are_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_where_too_few_beams_have_ended_those_that_were_cut_stand_behind():
+    limits = Limits(1, (1,), 0)
+    strategy = Beam(3, n=3)
+    logits = jnp.log(jnp.array([[0.05, 0.3, 0.4, 0.15, 0.1]] * 3))  # the end of text is the second best
+    state = strategy.write(strategy.begin(jnp.arange(1), limits), logits, limits).state
+    found = strategy.texts(state)
+    assert found.tokens[0, :, 0].tolist() == [1, 2, 3]
+    assert found.lengths[0].tolist() == [1, 1, 1]
+    np.testing.assert_allclose(found.log_probs[0, :, 0], np.log([0.3, 0.4, 0.15]), rtol=1e-6)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from frozen_jax.errors import UserError
 from frozen_jax.lm import generation
@@ -232,3 +233,87 @@ def test_what_does_not_fit_into_the_context_is_refused_by_how_much(name):
 
 def test_nothing_asked_is_nothing_written():
     assert list(model("t5").generate_many([], max_length=3, slots=2)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [("t5", "beam"), ("llama", "sample"), ("prompt-tuned llama with bos", "greedy"), ("prompt-tuned llama", "beam")],
+)
+def test_several_places_are_filled_at_once_and_the_last_ones_not_all(name, strategy, monkeypatch):
+    monkeypatch.setattr(generation, "_REFILL_SHARE", 2)  # 4 places: 5 that wait come in as 2, 2 and 1
+    whole, rows = alone(name, strategy), STRATEGIES[strategy].results
+    found = many(name, strategy, list(range(9)), 4)
+    for one in range(9):
+        np.testing.assert_array_equal(found[one].tokens, whole.tokens[one * rows : (one + 1) * rows])
+
+
+@pytest.mark.parametrize(
+    "name", ["prompt-tuned llama", "prompt-tuned llama with bos", "ID-PT llama", "prompt-tuned t5"]
+)
+def test_an_empty_input_among_those_that_wait(name):
+    inputs = [*INPUTS[:4], INPUTS[4][:0]]
+    lengths = np.array([len(tokens) for tokens in inputs])
+    whole = model(name).generate(BATCH.inputs[:5], max_length=LENGTH, inputs_lengths=lengths)
+    for one, text in model(name).generate_many(inputs, max_length=LENGTH, slots=2):
+        np.testing.assert_array_equal(text.tokens[0], whole.tokens[one])
+
+
+def test_an_empty_input_has_to_stand_behind_something():
+    with pytest.raises(UserError, match="input 2 is empty, and nothing stands before it; give it a token"):
+        model("t5").score(BATCH.inputs, BATCH.targets, inputs_lengths=np.where(np.arange(9) == 2, 0, LENGTHS))
+    empty = np.where(np.arange(9) == 2, 0, LENGTHS)
+    with pytest.raises(UserError, match="input 2 is empty, and nothing stands before it; give it a token"):
+        model("llama").generate(BATCH.inputs, max_length=2, inputs_lengths=empty)
+    with pytest.raises(UserError, match="input 12 is empty"):
+        list(model("llama").generate_many([INPUTS[0][:0]], max_length=2, slots=1, ids=[12]))
+    assert model("llama with bos").generate(BATCH.inputs, max_length=2, inputs_lengths=empty).lengths.all()
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_no_rows_at_all(name):
+    with pytest.raises(UserError, match="there are no inputs: give at least one row"):
+        model(name).generate(BATCH.inputs[:0], max_length=2)
+
+
+def test_a_prompt_is_read_once_for_all_that_come_after(monkeypatch):
+    times = []
+    read = generation._read_prompt
+    monkeypatch.setattr(generation, "_read_prompt", lambda *arguments: (times.append(1), read(*arguments))[1])
+    list(model("prompt-tuned llama").generate_many(INPUTS, max_length=3, slots=2))
+    assert times == [1]
+
+
+@pytest.mark.parametrize("strategy", ["sample", "beam"])
+def test_stop_strings_end_each_of_several_texts(strategy):
+    whole = alone("llama", strategy)
+    string = decode(whole.tokens[whole.lengths.argmax()])[1:3]
+    stop = Stop(strings=(string,), decode=decode)
+    found = model("llama").generate(
+        BATCH.inputs, max_length=LENGTH, inputs_lengths=LENGTHS, strategy=STRATEGIES[strategy], stop=stop
+    )
+    assert (found.lengths < whole.lengths).any()
+    for tokens, length, uncut, whole_length in zip(
+        found.tokens, found.lengths, whole.tokens, whole.lengths, strict=True
+    ):
+        np.testing.assert_array_equal(tokens[:length], uncut[:length])
+        assert (tokens[length:] == 0).all()
+        said = decode(uncut[:whole_length])
+        assert length == (said.index(string) + len(string) if string in said else whole_length)
+
+
+def test_other_weights_write_other_texts():
+    """Layers that were taken apart are those of the weights that are there now."""
+    lm, other = tiny.llama(3), tiny.llama(4)
+    ask = functools.partial(generation.Writer, strategy=Greedy(), max_length=LENGTH, stop=Stop())
+    mask = np.arange(BATCH.inputs.shape[1])[None] < LENGTHS[:, None]
+    before, wanted = (ask(one).write(BATCH.inputs, mask).tokens for one in (lm, other))
+    nnx.update(lm, nnx.state(other))
+    np.testing.assert_array_equal(ask(lm).write(BATCH.inputs, mask).tokens, wanted)
+    assert (before != wanted).any()
+
+
+def test_layers_are_taken_apart_once():
+    lm = tiny.llama(3)
+    first, second = (generation.Writer(lm, Greedy(), 2, Stop()) for _ in range(2))
+    for one, other in zip(jax.tree.leaves(first._state), jax.tree.leaves(second._state), strict=True):
+        assert one is other

@@ -109,7 +109,7 @@ def _config(settings: Settings, architecture: str, tensors: dict[str, StoredArra
     for key in ("attention.value_length", "rope.dimension_count"):
         settings.one_of(f"{architecture}.{key}", (head_dim,), head_dim)
     eos = settings.token("tokenizer.ggml.eos_token_id")
-    bos = settings.get("tokenizer.ggml.bos_token_id")
+    bos, eot = (settings.get(f"tokenizer.ggml.{which}_token_id") for which in ("bos", "eot"))
     return LlamaConfig(
         vocab_size=_vocabulary(settings, tensors),
         emb_dim=width,
@@ -126,6 +126,7 @@ def _config(settings: Settings, architecture: str, tensors: dict[str, StoredArra
         bos_id=None if bos is None else settings.token("tokenizer.ggml.bos_token_id"),
         bos_first=bos is not None and _bos_first(settings),
         eos_id=eos,
+        stop_ids=() if eot in (None, eos) else (settings.token("tokenizer.ggml.eot_token_id"),),
         pad_id=settings.token("tokenizer.ggml.padding_token_id", eos),
     )
 

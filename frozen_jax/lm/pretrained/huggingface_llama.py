@@ -90,7 +90,7 @@ def _config(settings: Settings) -> LlamaConfig:
         settings.one_of(key, (only,), only)
     heads, width = settings.count("num_attention_heads"), settings.count("hidden_size")
     head_dim = settings.count("head_dim", width // heads, WIDEST_HEAD)
-    eos = settings.token("eos_token_id")
+    eos, *stops = settings.tokens("eos_token_id")
     theta, factors = _rope(settings, head_dim)
     return LlamaConfig(
         vocab_size=settings.count("vocab_size"),
@@ -108,6 +108,7 @@ def _config(settings: Settings) -> LlamaConfig:
         layer_norm_epsilon=settings.number("rms_norm_eps", 1e-6),
         bos_id=None if settings.get("bos_token_id") is None else settings.token("bos_token_id"),
         eos_id=eos,
+        stop_ids=tuple(stops),
         pad_id=settings.token("pad_token_id", eos),
     )
 

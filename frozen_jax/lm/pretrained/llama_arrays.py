@@ -65,8 +65,8 @@ def check_config(source: str, config: LlamaConfig) -> None:
         raise UserError(
             f"{source}: rope_factors must be {config.head_dim // 2} positive numbers, half the width of a head"
         )
-    for field in ("bos_id", "eos_id", "pad_id"):
-        token = getattr(config, field)
+    tokens = {field: getattr(config, field) for field in ("bos_id", "eos_id", "pad_id")}
+    for field, token in [*tokens.items(), *(("stop_ids", token) for token in config.stop_ids)]:
         if token is not None and not 0 <= token < config.vocab_size:
             raise UserError(f"{source}: {field} {token} is no token of a vocabulary of {config.vocab_size}")
     if config.bos_first and config.bos_id is None:

@@ -47,9 +47,14 @@ class Settings:
 
     def token(self, key: str, default: int | None = None) -> int:
         """Returns a token id, the first if there are several; `default` and errors as in `count`."""
+        return self.tokens(key, default)[0]
+
+    def tokens(self, key: str, default: int | None = None) -> tuple[int, ...]:
+        """Returns one token id or several; `default` and errors as in `count`."""
         value = self.get(key, default)
-        value = value[0] if isinstance(value, list) and value else value
-        return self._checked(key, value, "a token id", type(value) is int and value >= 0)
+        several = value if isinstance(value, list) else [value]
+        good = len(several) > 0 and all(type(one) is int and one >= 0 for one in several)
+        return tuple(self._checked(key, several if good else value, "a token id", good))
 
     def number(self, key: str, default: float | None = None) -> float:
         """Returns a positive number; `default` and errors as in `count`."""
@@ -74,7 +79,7 @@ def checked_keywords(config_class: type, keywords: Mapping[str, Any]) -> dict[st
 
     Args:
         config_class: `T5Config` or `LlamaConfig`.
-        keywords: what the user gave.
+        keywords: what the user gave; None leaves a field to the source, and undoes in gin what an outer scope says.
 
     Returns:
         The same, as the config wants them.
@@ -83,6 +88,7 @@ def checked_keywords(config_class: type, keywords: Mapping[str, Any]) -> dict[st
         UserError: for a keyword that is no field, and for values of another type.
     """
     kinds = {field.name: str(field.type) for field in dataclasses.fields(config_class) if field.name != "dtype"}
+    keywords = {key: value for key, value in keywords.items() if value is not None or "None" in kinds.get(key, "")}
     for key in keywords:
         if key not in kinds:
             close = difflib.get_close_matches(key, kinds, cutoff=0.4) or kinds
@@ -97,8 +103,8 @@ def _checked_value(key: str, kind: str, value: Any) -> Any:
         if unknown:
             raise UserError(f"mlp_activations names {unknown[0]!r}; known are {', '.join(ACTIVATIONS)}")
         return names
-    if kind == "tuple[float, ...]" and isinstance(value, (list, tuple)):
-        return tuple(_checked_value(key, "float", number) for number in value)
+    if kind in ("tuple[float, ...]", "tuple[int, ...]") and isinstance(value, (list, tuple)):
+        return tuple(_checked_value(key, kind[6:-6], number) for number in value)
     value = float(value) if kind == "float" and type(value) is int else value
     if ("None" if value is None else type(value).__name__) not in kind.split(" | "):
         raise UserError(f"load_lm got {key}={value!r}, expected {kind}")

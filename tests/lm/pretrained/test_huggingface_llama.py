@@ -72,7 +72,7 @@ def test_what_the_file_need_not_say(tmp_path):
 
 def test_values_of_the_file(folder):
     config = open_checkpoint(edit(folder, max_position_embeddings=77, eos_token_id=[7, 8], rope_theta=500000)).config
-    assert (config.context_length, config.eos_id, config.rope_theta) == (77, 7, 5e5)
+    assert (config.context_length, config.eos_id, config.stop_ids, config.rope_theta) == (77, 7, (8,), 5e5)
     assert open_checkpoint(str(folder), eos_id=8).config.eos_id == 8
 
 
