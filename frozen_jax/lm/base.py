@@ -39,6 +39,7 @@ class LanguageModel(nnx.Module):
     once for each shape.
 
     Attributes:
+        name: where it came from, for messages.
         eos_id: the token that ends a text.
         stop_ids: others that do, of LMs that know several.
         pad_id: the token that fills up rows when no lengths are given; T5's is 0.
@@ -48,6 +49,7 @@ class LanguageModel(nnx.Module):
         prompt_length: P, how many vectors `read` puts in front of every input.
     """
 
+    name: str
     eos_id: int
     pad_id: int
     vocab_size: int

@@ -341,11 +341,11 @@ def take_apart(model: nnx.Module) -> nnx.Module:
     """
     graphdef, state = nnx.split(model)
     model = nnx.merge(graphdef, state)
-    for path, module in nnx.iter_graph(model):
-        if isinstance(module, nnx.Module) and path[-1:] == ("decoder",):
-            graphdef, state = nnx.split(module.layers)
-            each = [jax.tree.map(lambda leaf, i=i: leaf[i], state) for i in range(len_layers(module.layers))]
-            module.layers = nnx.List([nnx.merge(graphdef, one) for one in each])
+    decoders: list[Any] = [node for path, node in nnx.iter_graph(model) if path[-1:] == ("decoder",)]
+    for decoder in decoders:
+        graphdef, state = nnx.split(decoder.layers)
+        each = [jax.tree.map(lambda leaf, i=i: leaf[i], state) for i in range(len_layers(decoder.layers))]
+        decoder.layers = nnx.List([nnx.merge(graphdef, one) for one in each])
     return model
 
 

@@ -191,7 +191,8 @@ class Decoder(nnx.Module):
             hidden = layer(hidden, queries, *_side_by_side(index, earlier, keys, values), bias)
             return hidden, read.put(index, keys, values)
 
-        nothing = Read(*self._room(*mask.shape, embeddings.dtype), mask)
+        rows, length = mask.shape
+        nothing = Read(*self._room(rows, length, embeddings.dtype), mask)
         hidden, read = scan_layers(self.layers, body, (embeddings, nothing), number(self.layers))
         return self.decoder_norm(hidden), read
 

@@ -266,9 +266,10 @@ class Decoder(nnx.Module):
         def body(layer: DecoderLayer, read: Any, index: Any) -> Any:
             return read.put(index, *layer.encoder_decoder_attention.keys_values(encoded))
 
-        nothing = Read(*self._room(*mask.shape, encoded.dtype), mask)
+        batch, length = mask.shape
+        nothing = Read(*self._room(batch, length, encoded.dtype), mask)
         read = scan_layers(self.layers, body, nothing, number(self.layers))
-        return Cache(read, Written.nothing(*self._room(len(mask) * rows_per_input, max_length, encoded.dtype)))
+        return Cache(read, Written.nothing(*self._room(batch * rows_per_input, max_length, encoded.dtype)))
 
     def step(self, embeddings: Float[Array, "R D"], cache: Cache) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the stack on one more position of every row."""

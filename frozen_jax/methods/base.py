@@ -40,7 +40,7 @@ class Method(LanguageModel):
     def __init__(self, lm: LanguageModel) -> None:
         """Holds the LM."""
         self.lm = lm
-        self.eos_id, self.pad_id, self.vocab_size = lm.eos_id, lm.pad_id, lm.vocab_size
+        self.name, self.eos_id, self.pad_id, self.vocab_size = lm.name, lm.eos_id, lm.pad_id, lm.vocab_size
         self.context_length, self.prompt_length = lm.context_length, lm.prompt_length
         self.stop_ids, self.first_token = lm.stop_ids, lm.first_token
 

@@ -50,7 +50,7 @@ class Job:
         """
         cloud_storage.open_path(self.model_dir)
         self.data.check_encoder_tokenizer()
-        self.data.check_fits(self.method, self.method.lm.name)
+        self.data.check_fits(self.method)
 
     @property
     def directory(self) -> epath.Path:

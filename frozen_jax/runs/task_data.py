@@ -69,30 +69,28 @@ class TaskData:
                 f"encoder_tokenizer.source is {bound!r}, but TASK_FEATURE_LENGTHS gives {ENCODER_INPUTS!r} no length"
             )
 
-    def check_fits(self, model: LanguageModel, name: str) -> None:
+    def check_fits(self, model: LanguageModel) -> None:
         """Looks whether LM and tokenizer are of one kind, and whether the longest example fits into the context.
 
         Args:
             model: that is to read the data.
-            name: the LM's, for messages.
 
         Raises:
             UserError: for tokens without an embedding, another end of text, two beginnings, or too long examples.
         """
         tokenizer, lengths = lm_tokenizer(), self.task_feature_lengths
-        if tokenizer.vocab_size > model.vocab_size:
-            raise UserError(
-                f"the tokenizer {tokenizer.name} has {tokenizer.vocab_size} tokens, the embedding table of {name} only "
-                f"{model.vocab_size} rows; give the LM's own tokenizer as TOKENIZER"
-            )
+        _check_vocabulary(tokenizer, model, "TOKENIZER")
+        encoder = getattr(model, "encoder", None)
+        if isinstance(encoder, LanguageModel) and ENCODER_INPUTS in lengths:
+            _check_vocabulary(encoder_tokenizer(), encoder, "encoder_tokenizer.source")
         if tokenizer.eos_id not in (model.eos_id, *model.stop_ids):
             raise UserError(
-                f"the tokenizer {tokenizer.name} ends texts with token {tokenizer.eos_id}, {name} with {model.eos_id}; "
-                f"give the LM's own tokenizer as TOKENIZER, or set load_lm.eos_id = {tokenizer.eos_id}"
+                f"the tokenizer {tokenizer.name} ends texts with token {tokenizer.eos_id}, {model.name} with "
+                f"{model.eos_id}; give the LM's own as TOKENIZER, or set load_lm.eos_id = {tokenizer.eos_id}"
             )
         if model.first_token is not None and model.first_token == tokenizer.frame_begins:
             raise UserError(
-                f"{name} puts its begin-of-text token in front of what it reads, and the template begins with "
+                f"{model.name} puts its begin-of-text token in front of what it reads, and the template begins with "
                 "it too; set load_lm.bos_first = False, or leave it out of the template"
             )
         longest = lengths["inputs"] + tokenizer.frame_length + lengths["targets"] + model.prompt_length
@@ -100,7 +98,7 @@ class TaskData:
             raise UserError(
                 f"TASK_FEATURE_LENGTHS allows inputs of {lengths['inputs']} and targets of {lengths['targets']}; with "
                 f"{tokenizer.frame_length} of the template and a prompt of {model.prompt_length} that is "
-                f"{longest - model.context_length} more than the context of {name}, {model.context_length}"
+                f"{longest - model.context_length} more than the context of {model.name}, {model.context_length}"
             )
 
     def train_batches(self) -> Batches:
@@ -181,6 +179,14 @@ class TaskData:
         data.seqio.add_global_cache_dirs(self.cache_dirs)
         data.load_task_module(self.module)
         return data
+
+
+def _check_vocabulary(tokenizer: Tokenizer, lm: LanguageModel, setting: str) -> None:
+    if tokenizer.vocab_size > lm.vocab_size:
+        raise UserError(
+            f"the tokenizer {tokenizer.name} has {tokenizer.vocab_size} tokens, the embedding table of {lm.name} only "
+            f"{lm.vocab_size} rows; give the LM's own as {setting}"
+        )
 
 
 def _tokens(tokenizer: Tokenizer, text: str, length: int | None) -> Tokens:

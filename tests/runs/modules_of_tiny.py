@@ -62,7 +62,7 @@ class MadeUpData(TaskData):
         tasks = [make(self.eval_examples) for make in TASKS[self.mixture_or_task_name]]
         return [dataclasses.replace(task, split=split) for task in tasks]
 
-    def check_fits(self, model, name):
+    def check_fits(self, model):
         """Made of token ids, without a tokenizer."""
 
 

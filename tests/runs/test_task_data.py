@@ -37,7 +37,9 @@ def test_a_run_looks_at_it_before_anything_is_trained(tmp_path):
 
 def test_a_tokenizer_with_more_tokens_than_the_lm_has_embeddings(tmp_path):
     gin.clear_config()
-    message = r"titler-t5-small has 32100 tokens, the embedding table of tiny-0 only 96 rows; give the LM's own"
+    message = (
+        r"titler-t5-small has 32100 tokens, the embedding table of tiny-0 only 96 rows; give the LM's own as TOKENIZER"
+    )
     with pytest.raises(UserError, match=message):
         Job(tiny.prompt_tuning(), TaskData("a_task", LENGTHS), str(tmp_path), tiny.mesh(1, 1))
     Job(tiny.prompt_tuning(tiny.t5(vocab_size=32100)), TaskData("a_task", LENGTHS), str(tmp_path), tiny.mesh(1, 1))
@@ -47,13 +49,13 @@ def test_the_longest_example_has_to_fit_into_the_context():
     gin.clear_config()
     gin.bind_parameter("lm_tokenizer.template", "{inputs} =")  # one token
     method = tiny.prompt_tuning(tiny.llama(vocab_size=32100, context_length=20), length=5)
-    TaskData("a_task", {"inputs": 10, "targets": 4}).check_fits(method, "a Llama")
+    TaskData("a_task", {"inputs": 10, "targets": 4}).check_fits(method)
     message = (
         "allows inputs of 11 and targets of 4; with 1 of the template and a prompt of 5 that is 1 more than the "
-        "context of a Llama, 20"
+        "context of tiny-llama-0, 20"
     )
     with pytest.raises(UserError, match=message):
-        TaskData("a_task", {"inputs": 11, "targets": 4}).check_fits(method, "a Llama")
+        TaskData("a_task", {"inputs": 11, "targets": 4}).check_fits(method)
 
 
 def test_a_text_does_not_begin_twice():
@@ -61,5 +63,21 @@ def test_a_text_does_not_begin_twice():
     gin.bind_parameter("lm_tokenizer.template", "</s>{inputs}")  # a special token, as a begin-of-text token is
     lm = tiny.llama(vocab_size=32100, bos_id=1, bos_first=True)
     with pytest.raises(UserError, match="in front of what it reads, and the template begins"):
-        TaskData("a_task", LENGTHS).check_fits(tiny.prompt_tuning(lm), "a Llama")
-    TaskData("a_task", LENGTHS).check_fits(tiny.prompt_tuning(tiny.llama(vocab_size=32100, bos_id=1)), "a Llama")
+        TaskData("a_task", LENGTHS).check_fits(tiny.prompt_tuning(lm))
+    TaskData("a_task", LENGTHS).check_fits(tiny.prompt_tuning(tiny.llama(vocab_size=32100, bos_id=1)))
+
+
+def test_an_encoder_has_embeddings_for_its_tokenizer():
+    gin.clear_config()
+    encoder = tiny.t5(vocab_size=50)
+    method = tiny.input_dependent_prompt_tuning(tiny.t5(vocab_size=32100), encoder=encoder)
+    TaskData("a_task", LENGTHS).check_fits(method)
+    with pytest.raises(UserError, match=r"only 50 rows; give the LM's own as encoder_tokenizer\.source"):
+        TaskData("a_task", {**LENGTHS, "encoder_inputs": 8}).check_fits(method)
+
+
+def test_texts_end_for_the_lm_as_for_its_tokenizer():
+    gin.clear_config()
+    with pytest.raises(UserError, match=r"titler-t5-small ends texts with token 1, tiny-llama-0 with 5; .* eos_id = 1"):
+        TaskData("a_task", LENGTHS).check_fits(tiny.prompt_tuning(tiny.llama(vocab_size=32100, eos_id=5)))
+    TaskData("a_task", LENGTHS).check_fits(tiny.prompt_tuning(tiny.llama(vocab_size=32100, eos_id=5, stop_ids=(1,))))
