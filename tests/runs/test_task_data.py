@@ -69,7 +69,7 @@ def test_a_text_does_not_begin_twice():
 
 def test_an_encoder_has_embeddings_for_its_tokenizer():
     gin.clear_config()
-    encoder = tiny.t5(vocab_size=50)
+    encoder = tiny.t5(2, vocab_size=50)
     method = tiny.input_dependent_prompt_tuning(tiny.t5(vocab_size=32100), encoder=encoder)
     TaskData("a_task", LENGTHS).check_fits(method)
     with pytest.raises(UserError, match=r"only 50 rows; give the LM's own as encoder_tokenizer\.source"):
@@ -78,6 +78,6 @@ def test_an_encoder_has_embeddings_for_its_tokenizer():
 
 def test_texts_end_for_the_lm_as_for_its_tokenizer():
     gin.clear_config()
-    with pytest.raises(UserError, match=r"titler-t5-small ends texts with token 1, tiny-llama-0 with 5; .* eos_id = 1"):
+    with pytest.raises(UserError, match=r"titler-t5-small ends texts with token 1, tiny-llama-0 with 5; .*eos_id = 1"):
         TaskData("a_task", LENGTHS).check_fits(tiny.prompt_tuning(tiny.llama(vocab_size=32100, eos_id=5)))
     TaskData("a_task", LENGTHS).check_fits(tiny.prompt_tuning(tiny.llama(vocab_size=32100, eos_id=5, stop_ids=(1,))))
