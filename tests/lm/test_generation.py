@@ -10,7 +10,7 @@ from flax import nnx
 
 from frozen_jax.errors import UserError
 from frozen_jax.lm import generation
-from frozen_jax.lm.decoding import Beam, Greedy, Sample
+from frozen_jax.lm.decoding import Beam, Greedy, Limits, Sample
 from frozen_jax.lm.generation import Stop
 from tests import tiny
 
@@ -72,9 +72,22 @@ def test_greedy_is_the_argmax_of_the_uncached_forward(name):
         assert length == LENGTH or row[length - 1] == 1
 
 
-def test_beams_are_those_of_a_search_without_a_cache():
+@pytest.mark.parametrize(("name", "strategy"), [pair for pair in PAIRS if pair[1] != "beam"])
+def test_tokens_are_those_that_the_uncached_forward_gives(name, strategy):
+    """Step by step, what is drawn too: the strategy is given the logits of what it wrote."""
+    found, strategy = alone(name, strategy), STRATEGIES[strategy]
+    logits = model(name).logits(BATCH.inputs, found.tokens, inputs_lengths=LENGTHS)
+    limits = Limits(LENGTH, (1,), 0)
+    state = strategy.begin(jnp.arange(9), limits)
+    for step in range(LENGTH):
+        state = strategy.write(state, logits[:, step], limits).state
+    np.testing.assert_array_equal(strategy.texts(state).tokens.reshape(found.tokens.shape), found.tokens)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5", "prompt-tuned llama"])
+def test_beams_are_those_of_a_search_without_a_cache(name):
     """T5X's scores, hypothesis by hypothesis, from the uncached forward."""
-    lm, beams = model("llama"), 3
+    lm, beams = model(name), 3
     for row in range(2):
         live, done = [((), 0.0)], []
         for _ in range(LENGTH):
@@ -90,7 +103,7 @@ def test_beams_are_those_of_a_search_without_a_cache():
             done += [(score / ((5 + len(t)) / 6) ** 0.6, t) for t, score in longer if t[-1] == 1]
             live = [it for it in longer if it[0][-1] != 1][:beams]
         best = [list(tokens) for _, tokens in sorted(done, reverse=True)[:2]]
-        found = alone("llama", "beam")
+        found = alone(name, "beam")
         rows = [2 * row, 2 * row + 1][: len(best)]
         assert [found.tokens[r, : found.lengths[r]].tolist() for r in rows] == best
 
