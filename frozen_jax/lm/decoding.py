@@ -348,8 +348,7 @@ class Beam(Strategy):
 
     def texts(self, state: _Beams) -> Texts:
         """Returns the best that ended; where fewer have, then the best that were cut at the most tokens."""
-        done = jnp.where(state.done_scores > NEVER / 2, state.done_scores, 2 * NEVER)
-        found, _ = _best([state.done, state.live], [done, state.live_scores + NEVER / 2], self.n)
+        found, _ = _best([state.done, state.live], [state.done_scores, state.live_scores + NEVER / 2], self.n)
         return found._replace(ended=state.live.ended[:, : self.n], failed=state.live.failed)
 
     def _penalty(self, length: Int[Array, "*B"]) -> Float[Array, "*B"]:
