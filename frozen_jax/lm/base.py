@@ -45,6 +45,7 @@ class LanguageModel(nnx.Module):
         pad_id: the token that fills up rows when no lengths are given; T5's is 0.
         vocab_size: V, rows of the embedding table.
         first_token: what the LM itself puts in front of all that is read; None where it puts nothing there.
+        reads_on: whether the first target is predicted by the last input, so that there has to be one.
         context_length: the most tokens that can be read and written together; None where nothing bounds them.
         prompt_length: P, how many vectors `read` puts in front of every input.
     """
@@ -55,6 +56,7 @@ class LanguageModel(nnx.Module):
     vocab_size: int
     stop_ids: tuple[int, ...] = ()
     first_token: int | None = None
+    reads_on: bool = False
     context_length: int | None = None
     prompt_length: int = 0
 
@@ -78,7 +80,7 @@ class LanguageModel(nnx.Module):
         if not len(lengths):
             raise UserError("there are no inputs: give at least one row")
         numbers = range(len(lengths)) if ids is None else [int(one) for one in ids]
-        if not self.prompt_length and self.first_token is None and not lengths.min():
+        if self.reads_on and not self.prompt_length and self.first_token is None and not lengths.min():
             raise UserError(
                 f"input {numbers[int(lengths.argmin())]} is empty, and nothing stands before it; give it a token, a "
                 "template, or load_lm.bos_first = True"

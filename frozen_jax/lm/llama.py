@@ -243,6 +243,7 @@ class Llama(LanguageModel):
         """Makes a Llama with random weights."""
         self.config, self.name, self.fingerprint = config, name, fingerprint
         self.eos_id, self.pad_id, self.vocab_size = config.eos_id, config.pad_id, config.vocab_size
+        self.reads_on = True
         self.stop_ids, self.first_token = config.stop_ids, config.bos_id if config.bos_first else None
         self.context_length = config.context_length - config.bos_first
         self.token_embedder = TokenEmbedder(config.vocab_size, config.emb_dim, rngs=rngs)

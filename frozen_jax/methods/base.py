@@ -42,7 +42,7 @@ class Method(LanguageModel):
         self.lm = lm
         self.name, self.eos_id, self.pad_id, self.vocab_size = lm.name, lm.eos_id, lm.pad_id, lm.vocab_size
         self.context_length, self.prompt_length = lm.context_length, lm.prompt_length
-        self.stop_ids, self.first_token = lm.stop_ids, lm.first_token
+        self.stop_ids, self.first_token, self.reads_on = lm.stop_ids, lm.first_token, lm.reads_on
 
     def prepare(self, examples: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
         """Turns examples as text into examples as text, on the hosts; by default they stay as they are."""
