@@ -79,7 +79,7 @@ class LanguageModel(nnx.Module):
         lengths = np.asarray(inputs_lengths)
         if not len(lengths):
             raise UserError("there are no inputs: give at least one row")
-        numbers = range(len(lengths)) if ids is None else [int(one) for one in ids]
+        numbers = range(len(lengths)) if ids is None else ids
         if self.reads_on and not self.prompt_length and self.first_token is None and not lengths.min():
             raise UserError(
                 f"input {numbers[int(lengths.argmin())]} is empty, and nothing stands before it; give it a token, a "
@@ -255,7 +255,7 @@ class LanguageModel(nnx.Module):
             UserError: if max_length is less than one, inputs and texts do not fit into the LM's context, or logits are
                 not numbers.
         """
-        mask = np.asarray(_mask(inputs, inputs_lengths, self.pad_id))
+        mask = _mask(inputs, inputs_lengths, self.pad_id)
         self.check_context(mask.sum(axis=1), max_length, ids)
         return Writer(self, strategy, max_length, stop).write(np.asarray(inputs), mask, encoder_inputs, ids)
 
@@ -306,10 +306,11 @@ def _run(function: Callable[..., Any], graphdef: Any, state: Any, *arrays: Any) 
     return function(nnx.merge(graphdef, state), *arrays)
 
 
-def _mask(tokens: Int[Array, "B S"], lengths: Int[Array, " B"] | None, pad_id: int) -> Bool[Array, "B S"]:
+def _mask(tokens: Int[Array, "B S"], lengths: Int[Array, " B"] | None, pad_id: int) -> Bool[np.ndarray, "B S"]:
+    """On the host, where it is looked at first: `check_context` shall not wait for the device."""
     if lengths is None:
-        return jnp.asarray(tokens) != pad_id
-    return jnp.arange(tokens.shape[1])[None, :] < jnp.asarray(lengths)[:, None]
+        return np.asarray(tokens) != pad_id
+    return np.arange(tokens.shape[1])[None, :] < np.asarray(lengths)[:, None]
 
 
 def _logits(

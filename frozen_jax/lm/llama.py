@@ -188,7 +188,7 @@ class Decoder(nnx.Module):
         def body(layer: DecoderLayer, carry: Any, index: Any) -> Any:
             hidden, read = carry
             queries, keys, values = layer.queries_keys_values(hidden, rotation)
-            hidden = layer(hidden, queries, *_side_by_side(index, earlier, keys, values), bias)
+            hidden = layer(hidden, queries, *_attended(index, earlier, keys, values), bias)
             return hidden, read.put(index, keys, values)
 
         rows, length = mask.shape
@@ -214,7 +214,7 @@ class Decoder(nnx.Module):
             hidden, written = carry
             queries, keys, values = layer.queries_keys_values(hidden, rotation)
             written = written.put(index, keys, values)
-            kept = _side_by_side(index, earlier, written.keys[index], written.values[index])
+            kept = _attended(index, earlier, written.keys[index], written.values[index])
             return layer(hidden, queries, *kept, bias), written
 
         hidden, written = scan_layers(self.layers, body, (embeddings[:, None], written), number(self.layers))
@@ -361,6 +361,6 @@ def _predecessors(inputs: Int[Array, "B S"], targets: Int[Array, "R T"]) -> Int[
     return jnp.where(follows, place, last_input)
 
 
-def _side_by_side(layer: Any, earlier: Sequence[Read], keys: Any, values: Any) -> tuple[list[Any], list[Any]]:
+def _attended(layer: Any, earlier: Sequence[Read], keys: Any, values: Any) -> tuple[list[Any], list[Any]]:
     """The keys and the values that one layer attends to: of what was read earlier, and these."""
     return [*(part.keys[layer] for part in earlier), keys], [*(part.values[layer] for part in earlier), values]
