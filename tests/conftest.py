@@ -39,6 +39,13 @@ hypothesis.settings.register_profile("frozen_jax", deadline=None, derandomize=Tr
 hypothesis.settings.load_profile("frozen_jax")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs_dropped() -> Iterator[None]:
+    """Forgets each file's compiled programs: a process that keeps thousands runs out of memory maps, and crashes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _loose_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
     """Gives tests marked `loose_promotion` JAX's ordinary rules: optax's optimizers raise under the strict ones."""

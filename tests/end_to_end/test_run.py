@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end import forked
+
 ROOT = Path(__file__).parents[2]
 TINY = ["--gin_file=tests/end_to_end/tiny.gin"]
 INPUTS = [" ".join(f"w{5 + (i * 7 + j) % 90}" for j in range(3 + i % 4)) for i in range(7)]
@@ -19,7 +21,10 @@ def run(*arguments, gin_files=TINY, **options):
     """Runs run.py on one device."""
     environment = {**os.environ, "XLA_FLAGS": "", "FROZEN_JAX_CACHE": os.environ.get("FROZEN_JAX_CACHE", "")}
     environment = {name: value for name, value in environment.items() if value or name == "XLA_FLAGS"}
-    command = [sys.executable, "run.py", *gin_files, *map(str, arguments)]
+    given = [*gin_files, *map(str, arguments)]
+    if not options and "PYTHONPATH" not in environment:
+        return forked.run(given, environment)
+    command = [sys.executable, "run.py", *given]
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600, **options
     )
