@@ -122,11 +122,13 @@ class Answers:
         predictions: a text for each example; None if the task only asks for scores.
         target_scores: the log-likelihood of each target in nats.
         choice_scores: for each example the figure by which each choice was judged; empty where there are no choices.
+        seconds: what each example took, as a share of those that were answered with it; None where nobody looked.
     """
 
     predictions: list[str] | None
     target_scores: Float[np.ndarray, " N"]
     choice_scores: list[dict[str, float]]
+    seconds: Float[np.ndarray, " N"] | None = None
 
 
 class Rows:
@@ -259,7 +261,7 @@ def _encoder_inputs(rows: Sequence[Tokens | None]) -> dict[str, EncoderInputs]:
     return {"encoder_inputs": EncoderInputs(*pad(found, width, 0))}  # 0: see `batching`
 
 
-def answer(rows: Rows, task: EvalTask, decode_length: int, normalize_by_length: bool) -> Answers:
+def answer(rows: Rows, task: EvalTask, decode_length: int, normalize_by_length: bool, scored: bool = True) -> Answers:
     """Lets a model answer a task's examples, by choosing where they have choices, else by writing.
 
     Args:
@@ -267,6 +269,7 @@ def answer(rows: Rows, task: EvalTask, decode_length: int, normalize_by_length: 
         task: the task.
         decode_length: the most tokens to write.
         normalize_by_length: judge choices by log-likelihood per token instead of their whole.
+        scored: whether the targets of tasks without choices are scored as well; without, their scores are nan.
 
     Returns:
         What the model said.
@@ -280,7 +283,9 @@ def answer(rows: Rows, task: EvalTask, decode_length: int, normalize_by_length: 
         return _choose(rows, task.examples, normalize_by_length)
     if any(with_choices):
         raise UserError(f"task {task.name}: some examples have answer choices and some have none")
-    scores = np.concatenate(rows.score(task.examples, [[example.targets] for example in task.examples]))
+    scores = np.full(len(task.examples), np.nan)
+    if scored or task.score_metrics:
+        scores = np.concatenate(rows.score(task.examples, [[example.targets] for example in task.examples]))
     predictions = None
     if task.predict_metrics:
         predictions = [task.decode(tokens.tolist()) for tokens in rows.generate(task.examples, decode_length)]

@@ -27,11 +27,13 @@ from jaxtyping import Bool, Float, Int
 
 from frozen_jax.errors import UserError
 from frozen_jax.ordering import EpochOrder, MixtureOrder, permutation
-from frozen_jax.types import Batch, EncoderInputs, Segments
+from frozen_jax.types import Batch, EncoderInputs, Negatives, Segments
 
 Tokens = Int[np.ndarray, "_"]  # of one text; of any length, also beside others
 FEATURES = ("inputs", "targets")
 ENCODER_INPUTS = "encoder_inputs"  # the inputs again, where an encoder has a vocabulary of its own
+NEGATIVES = "negatives"  # a passage that does not answer the inputs, for a retriever to learn from
+OPTIONAL_FEATURES = {ENCODER_INPUTS: EncoderInputs, NEGATIVES: Negatives}  # made where they have a length
 SEGMENTS = "_segments"  # of the feature before it: which example of a packed row a token belongs to, from 1 on
 SMALLEST_BUCKET = 16
 LENGTH_WINDOW = 32  # batches; of the FLOPs on IMDB at 512 tokens 8 save 0.31, 32 save 0.34, 128 save 0.35
@@ -83,8 +85,8 @@ class TaskTokens:
 
     Attributes:
         name: of the task; keys the order of its examples.
-        features: `inputs` and `targets`, with as many sequences, and `encoder_inputs` if they were asked for; where
-            several examples share a row, also `inputs_segments` and `targets_segments`.
+        features: `inputs` and `targets`, with as many sequences, and those of `OPTIONAL_FEATURES` that were asked for;
+            where several examples share a row, also `inputs_segments` and `targets_segments`.
         rate: how often a row is drawn from this task, relative to the others of a mixture.
     """
 
@@ -124,9 +126,9 @@ def features_of(lengths: Mapping[str, Any]) -> list[str]:
         lengths: TASK_FEATURE_LENGTHS, or anything else by feature.
 
     Returns:
-        `FEATURES`, and `encoder_inputs` where that has a length.
+        `FEATURES`, and those of `OPTIONAL_FEATURES` that have a length.
     """
-    return [*FEATURES, *([ENCODER_INPUTS] if ENCODER_INPUTS in lengths else [])]
+    return [*FEATURES, *(name for name in OPTIONAL_FEATURES if name in lengths)]
 
 
 def rounded_up(length: int) -> int:
@@ -155,7 +157,7 @@ def all_buckets(
     Returns:
         The given ones, and the default ones of the other features; those of the inputs hold the frame as well.
     """
-    # None between of the encoder's: programs are multiplied, and its lengths go with those of the inputs.
+    # None between of the others: programs are multiplied, and an encoder's lengths go with those of the inputs.
     found: dict[str, Sequence[int]] = {
         name: default_buckets(lengths[name], between=name in FEATURES) for name in features_of(lengths)
     }
@@ -282,10 +284,9 @@ class Batches:
         rows = self.rows(number)
         inputs, inputs_mask = self._padded("inputs", rows)
         targets, targets_mask = self._padded("targets", rows)
-        encoder_inputs = None
-        if ENCODER_INPUTS in self._buckets:
-            encoder_inputs = EncoderInputs(*self._padded(ENCODER_INPUTS, rows))
-        return Batch(inputs, inputs_mask, targets, _weights(targets_mask), self._segments(rows), encoder_inputs)
+        others = {name: kind for name, kind in OPTIONAL_FEATURES.items() if name in self._buckets}
+        beside: dict[str, Any] = {name: kind(*self._padded(name, rows)) for name, kind in others.items()}
+        return Batch(inputs, inputs_mask, targets, _weights(targets_mask), self._segments(rows), **beside)
 
     def iterate(self, start: int = 0, prefetch: int = 2) -> Prefetched:
         """The batches from a position on, made ahead of time by a thread.

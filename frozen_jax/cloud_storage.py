@@ -65,7 +65,7 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
         content: what it holds from now on.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    place = path if is_cloud(path) else path.parent / f".{path.name}.unfinished"
+    place = path if is_cloud(path) else path.parent / f".{path.name}.{os.getpid()}.unfinished"
     if isinstance(content, bytes):
         place.write_bytes(content)
     else:

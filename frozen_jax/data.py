@@ -24,6 +24,8 @@ from frozen_jax.answering import EvalTask
 from frozen_jax.batching import (
     ENCODER_INPUTS,
     FEATURES,
+    NEGATIVES,
+    OPTIONAL_FEATURES,
     SEGMENTS,
     Ragged,
     TaskTokens,
@@ -38,6 +40,7 @@ from frozen_jax.task_modules import load_task_module as load_task_module
 from frozen_jax.tokenizer import lm_tokenizer
 
 _RaggedTensor: Any = tf.RaggedTensor  # TensorFlow's type stubs leave out how one is made
+_ADVICE = {NEGATIVES: " of the examples' text of that name"}
 
 
 def task_rates(name: str) -> dict[seqio.Task, float]:
@@ -102,8 +105,8 @@ def train_tokens(
 
     Args:
         mixture_or_task_name: registered in a module that has been imported.
-        task_feature_lengths: the most tokens of `inputs` and `targets`, and of `encoder_inputs` where those are wanted;
-            longer ones are cut by seqio. A frame around the inputs comes on top, see `frames`.
+        task_feature_lengths: the most tokens of `inputs` and `targets`, and of `encoder_inputs` or `negatives` where
+            those are wanted; longer ones are cut by seqio. A frame around the inputs comes on top, see `frames`.
         seed: of random preprocessors, and of the order in which examples are packed.
         split: which split.
         use_cached: read the task's seqio cache instead of its source.
@@ -114,13 +117,13 @@ def train_tokens(
 
     Raises:
         UserError: for an unknown task or split, no examples at all, lengths that do not fit, a missing cache, packed
-            `encoder_inputs`.
+            rows with anything beside inputs and targets.
     """
     lengths = _checked_lengths(task_feature_lengths)
-    if pack and ENCODER_INPUTS in lengths:
+    if pack and (beside := features_of(lengths)[len(FEATURES) :]):
         raise UserError(
             "an encoder reads whole examples, not packed rows; set TaskData.pack = False, or leave "
-            f"{ENCODER_INPUTS} out of TASK_FEATURE_LENGTHS"
+            f"{beside[0]} out of TASK_FEATURE_LENGTHS"
         )
     rates = find_tasks(mixture_or_task_name, split).items()
     tokens = [_task_tokens(task, rate, lengths, split, use_cached, seed) for task, rate in rates if rate > 0]
@@ -191,7 +194,7 @@ def _check_vocabularies(task: seqio.Task, lengths: Mapping[str, int]) -> None:
     """Tokens in files are read with the run's tokenizers, so they must be their own."""
     probe = "The 3 quick foxes, über 漢字: don't!"
     for name, feature in task.output_features.items():
-        if name == ENCODER_INPUTS and name not in lengths:
+        if name in OPTIONAL_FEATURES and name not in lengths:
             continue
         whose, ours = ("encoder's", EncoderVocabulary) if name == ENCODER_INPUTS else ("LM's", LMVocabulary)
         tokenizer, vocabulary = ours().tokenizer, feature.vocabulary
@@ -239,12 +242,10 @@ def _mixing_rates(mixture: seqio.Mixture) -> dict[seqio.Task, float]:
 
 
 def _checked_lengths(lengths: Mapping[str, int]) -> dict[str, int]:
-    if {*lengths, ENCODER_INPUTS} != {*FEATURES, ENCODER_INPUTS} or not all(
-        isinstance(n, int) and n > 0 for n in lengths.values()
-    ):
+    if set(lengths) != set(features_of(lengths)) or not all(isinstance(n, int) and n > 0 for n in lengths.values()):
         raise UserError(
             f"TASK_FEATURE_LENGTHS is {dict(lengths)}; give a positive number for each of {FEATURES}, and for "
-            f"{ENCODER_INPUTS!r} where an encoder has a vocabulary of its own"
+            f"{ENCODER_INPUTS!r} where an encoder has a vocabulary of its own, {NEGATIVES!r} where a retriever learns"
         )
     return dict(lengths)
 
@@ -253,7 +254,7 @@ def _examples(
     task: seqio.Task, lengths: Mapping[str, int | None] | None, split: str, use_cached: bool, seed: int, every: int = 1
 ) -> tf.data.Dataset:
     """The pipeline of seqio over one split or every so-many-th example of it, in the order of the file."""
-    if {*task.output_features, ENCODER_INPUTS} != {*FEATURES, ENCODER_INPUTS}:
+    if set(task.output_features) != set(features_of(task.output_features)):
         raise UserError(f"task {task.name} has the features {sorted(task.output_features)}; {FEATURES} are needed")
     if use_cached and task.supports_caching and not task.cache_dir:
         folders = seqio.get_global_cache_dirs()
@@ -269,11 +270,12 @@ def _examples(
         num_epochs=1,
         try_in_mem_cache=False,
     )
-    if ENCODER_INPUTS in (lengths or {}) and ENCODER_INPUTS not in dataset.element_spec:
-        raise UserError(
-            f"task {task.name} makes no {ENCODER_INPUTS}, which TASK_FEATURE_LENGTHS asks for; register it with "
-            "OUTPUT_FEATURES and PREPROCESSORS of tasks.common, which do"
-        )
+    for name in OPTIONAL_FEATURES:
+        if name in (lengths or {}) and name not in dataset.element_spec:
+            raise UserError(
+                f"task {task.name} makes no {name}, which TASK_FEATURE_LENGTHS asks for; register it with "
+                f"OUTPUT_FEATURES and PREPROCESSORS of tasks.common, which do{_ADVICE.get(name, '')}"
+            )
     return dataset
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gin
 import numpy as np
@@ -24,6 +26,8 @@ from frozen_jax import cloud_storage, intervals
 from frozen_jax.answering import Answers, EvalExample, EvalTask, Model, Rows, answer
 from frozen_jax.errors import UserError
 from frozen_jax.intervals import Interval
+from frozen_jax.prepared import texts
+from frozen_jax.retrieval.chunks import Chunks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,7 @@ class PerExample:
         index: places in the split.
         nats: log-likelihoods of the targets.
         tokens: lengths of the targets.
-        metrics: the values of each metric that is a mean over the examples.
+        metrics: the values of each metric that is a mean over the examples; nan for one that it says nothing of.
     """
 
     index: list[int]
@@ -77,7 +81,19 @@ class TaskResult:
     per_example: PerExample | None = None
 
 
-@gin.configurable(denylist=["model", "tasks", "predictions_dir"])
+class Kept(NamedTuple):
+    """Where answers that are written lie while a split is worked on, so that a killed evaluation goes on.
+
+    Attributes:
+        directory: for all of a run's.
+        made: what the model is, as JSON.
+    """
+
+    directory: epath.PathLike
+    made: Mapping[str, Any]
+
+
+@gin.configurable(denylist=["model", "tasks", "predictions_dir", "kept"])
 def evaluate(
     model: Model,
     tasks: Sequence[EvalTask],
@@ -86,7 +102,9 @@ def evaluate(
     buckets: Sequence[int] | None = None,
     decode_length: int | None = None,
     normalize_by_length: bool = False,
+    scored: bool = True,
     predictions_dir: epath.PathLike | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, TaskResult]:
     """Evaluates a model on tasks.
 
@@ -97,7 +115,10 @@ def evaluate(
         buckets: the lengths to which inputs are padded; see `answering.Rows`.
         decode_length: the most tokens to write; by default as many as a target may have.
         normalize_by_length: judge choices by log-likelihood per token instead of their whole.
+        scored: whether log-likelihoods are wanted where answers are written; without, they and nats are nan, and inputs
+            are read once instead of twice.
         predictions_dir: where to write `TASK-SPLIT.jsonl`, one line an example.
+        kept: where to keep written answers, for long inputs and many examples; None keeps none.
 
     Returns:
         The results, by the task's name. A metric that fails ends nothing: see `TaskResult.failures`.
@@ -109,11 +130,39 @@ def evaluate(
     results = {}
     for task in tasks:
         rows = Rows(model, batch_size, buckets, task.name)
-        answers = answer(rows, task, decode_length or task.targets_length, normalize_by_length)
+        how = (decode_length or task.targets_length, normalize_by_length, scored)
+        answers = answer(rows, task, *how) if kept is None else _answered(rows, task, how, kept, 2 * batch_size)
         if predictions_dir is not None:
             write_predictions(epath.Path(predictions_dir) / f"{task.name}-{task.split}.jsonl", task, answers)
         results[task.name] = judge(task, answers)
     return results
+
+
+def _answered(rows: Rows, task: EvalTask, how: tuple[int, bool, bool], kept: Kept, size: int) -> Answers:
+    """What a model says, kept on disk every so many examples; choices are scored too fast to be worth it."""
+    if task.examples[0].choices:
+        return answer(rows, task, *how)
+
+    def compute(numbers: range) -> dict[str, Any]:
+        part = dataclasses.replace(task, examples=task.examples[numbers.start : numbers.stop])
+        began, found = time.perf_counter(), answer(rows, part, *how)
+        seconds = np.full(len(numbers), (time.perf_counter() - began) / len(numbers))
+        texts = found.predictions or [""] * len(numbers)
+        return {"text": np.array([text.encode() for text in texts]), "score": found.target_scores, "seconds": seconds}
+
+    read = hashlib.sha256()
+    for example in task.examples:
+        for tokens in (example.inputs, example.targets, example.encoder_inputs):
+            read.update(b"-" if tokens is None else len(tokens).to_bytes(4) + np.asarray(tokens, np.int32).tobytes())
+    made = {**kept.made, "task": task.name, "how": list(how), "read": read.hexdigest()}
+    chunks = Chunks(kept.directory, f"{task.name}-{task.split}", made, len(task.examples), size)
+    if not chunks.missing():
+        print(f"{task.name}: the answers were there already; to have them anew, delete {chunks.folder}")
+    chunks.fill(compute, "example")
+    found = chunks.whole()
+    texts = [text.decode() for text in found["text"].tolist()]
+    nothing = [{} for _ in task.examples]
+    return Answers(texts if task.predict_metrics else None, found["score"], nothing, found["seconds"])
 
 
 def judge(task: EvalTask, answers: Answers) -> TaskResult:
@@ -152,7 +201,7 @@ def judge(task: EvalTask, answers: Answers) -> TaskResult:
         nats_per_token=float(answers.target_scores.sum() / tokens.sum()),
         majority_rate=_majority_rate(task),
         failures=failures,
-        nats_interval=intervals.of_ratio(answers.target_scores, tokens),
+        nats_interval=None if np.isnan(answers.target_scores[0]) else intervals.of_ratio(answers.target_scores, tokens),
         per_example=PerExample(
             [example.index for example in task.examples], answers.target_scores.tolist(), tokens.tolist(), singles
         ),
@@ -226,7 +275,8 @@ def _intervals(
 ) -> tuple[dict[str, Interval], dict[str, list[float]]]:
     """Intervals of a metric: of a mean where it is one over the examples, else by measuring resampled examples.
 
-    And, where it is such a mean, its values for the examples.
+    And, where it is such a mean, its values for the examples. A figure that is about some of the examples is left out,
+    or nan, of any other one alone, and a mean over those.
     """
 
     def measure(rows: Sequence[int] | Int[np.ndarray, " N"]) -> dict[str, float]:
@@ -234,10 +284,11 @@ def _intervals(
 
     try:
         singles = [measure([row]) for row in range(len(targets))]
-        means = {name: np.array([single[name] for single in singles]) for name in figures}
-        if all(np.isclose(values.mean(), figures[name]) for name, values in means.items()):
-            bounds = {name: intervals.of_mean(values) for name, values in means.items()}
-            return bounds, {name: values.tolist() for name, values in means.items()}
+        values = {name: np.array([single.get(name, math.nan) for single in singles]) for name in figures}
+        told = {name: numbers[~np.isnan(numbers)] for name, numbers in values.items()}
+        if all(len(told[name]) and np.isclose(told[name].mean(), figure) for name, figure in figures.items()):
+            bounds = {name: intervals.of_mean(numbers) for name, numbers in told.items()}
+            return bounds, {name: numbers.tolist() for name, numbers in values.items()}
         return intervals.bootstrap(measure, len(targets)), {}
     except (UserError, KeyError):  # the metric cannot do with some of the examples
         return {}, {}
@@ -253,5 +304,10 @@ def _prediction(answers: Answers, row: int, example: EvalExample) -> dict[str, A
     line: dict[str, Any] = {"index": example.index, "inputs": example.inputs_text, "targets": example.targets_text}
     if answers.predictions is not None:
         line["prediction"] = answers.predictions[row]
-    line["target_score"] = float(answers.target_scores[row])
+    if not math.isnan(score := float(answers.target_scores[row])):
+        line["target_score"] = score
+    if answers.seconds is not None:
+        line["seconds"] = round(float(answers.seconds[row]), 3)
+    known = texts(example)
+    line |= {name: known[name] for name in ("question", "answers", "gold", "passages") if name in known}
     return line | ({"choice_scores": answers.choice_scores[row]} if answers.choice_scores[row] else {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,7 +19,7 @@ _RaggedTensor: Any = tf.RaggedTensor  # TensorFlow's type stubs leave out how on
 
 
 class _Vocabulary(seqio.Vocabulary):
-    """One of the run's tokenizers. Nothing is loaded before a text is tokenized.
+    """One of the run's tokenizers. Nothing is loaded before a task's examples are asked for.
 
     All of a class are equal: which tokenizer stands behind them is said in one place.
     """
@@ -55,7 +56,9 @@ class _Vocabulary(seqio.Vocabulary):
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
         """Tokens of one text, [length], or of many, [N, (length)]."""
-        tokens, lengths = tf.numpy_function(self._encode_texts, [s], [tf.int32, tf.int64])
+        # Looked up here: TensorFlow's threads know nothing of gin's scopes.
+        encode_texts = functools.partial(_encode_texts, self.tokenizer)
+        tokens, lengths = tf.numpy_function(encode_texts, [s], [tf.int32, tf.int64])
         tokens.set_shape([None])
         if not s.shape.rank:
             return tokens
@@ -63,21 +66,22 @@ class _Vocabulary(seqio.Vocabulary):
         return _RaggedTensor.from_row_lengths(tokens, lengths)
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        text = tf.numpy_function(lambda row: self._decode(row.tolist()).encode(), [ids], tf.string)
+        decode = self.tokenizer.decode
+        text = tf.numpy_function(lambda row: decode(row.tolist()).encode(), [ids], tf.string)
         text.set_shape([])
         return text
-
-    def _encode_texts(self, texts: bytes | np.ndarray) -> tuple[Tokens, Int[np.ndarray, " texts"]]:
-        """Tokens of all texts end to end, and how many each has; called by TensorFlow."""
-        encode = self.tokenizer.encode
-        rows = [np.array(encode(text.decode()), np.int32) for text in np.atleast_1d(np.asarray(texts, object))]
-        return np.concatenate([np.zeros(0, np.int32), *rows]), np.array([len(row) for row in rows], np.int64)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self)
 
     def __hash__(self) -> int:
         return hash(type(self))
+
+
+def _encode_texts(tokenizer: Tokenizer, texts: bytes | np.ndarray) -> tuple[Tokens, Int[np.ndarray, " texts"]]:
+    """Tokens of all texts end to end, and how many each has; called by TensorFlow."""
+    rows = [np.array(tokenizer.encode(text.decode()), np.int32) for text in np.atleast_1d(np.asarray(texts, object))]
+    return np.concatenate([np.zeros(0, np.int32), *rows]), np.array([len(row) for row in rows], np.int64)
 
 
 class LMVocabulary(_Vocabulary):

@@ -35,7 +35,8 @@ Example = dict[str, str | list[str]]
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 SEPARATOR = "|"  # of the texts in a cell that holds several
-_PLAIN_METRICS = METRICS.keys() - {"multirc"}  # that one needs to know which answers belong to one question
+# The one needs to know which answers belong to one question; the other is squad, with figures that HotpotQA needs.
+_PLAIN_METRICS = METRICS.keys() - {"multirc", "hotpotqa"}
 
 
 @gin.configurable

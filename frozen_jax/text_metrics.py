@@ -156,6 +156,43 @@ def squad(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> dict[
     }
 
 
+def hotpotqa(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
+    """Exact match and F1 of HotpotQA's official script, and of yes and no apart: half of these are right by chance.
+
+    As `squad`, but that "yes", "no" and "noanswer" share no words with longer answers.
+
+    Args:
+        targets: for each question the right answers.
+        predictions: one for each question.
+
+    Returns:
+        `exact_match` and `f1` of all questions, `exact_match_yes_no` of those whose answer is yes or no, `f1_others` of
+        the others; what there are no questions for is left out.
+    """
+    pairs = list(zip(targets, predictions, strict=True))
+    exact = [_best(_exact_match, answers, prediction) for answers, prediction in pairs]
+    f1 = [_best(_hotpotqa_f1, answers, prediction) for answers, prediction in pairs]
+    yes_no = [is_yes_or_no(answers) for answers in targets]
+    apart = {
+        "exact_match_yes_no": [value for value, apart in zip(exact, yes_no, strict=True) if apart],
+        "f1_others": [value for value, apart in zip(f1, yes_no, strict=True) if not apart],
+    }
+    of_all = {"exact_match": _mean(exact), "f1": _mean(f1)}
+    return of_all | {name: _mean(values) for name, values in apart.items() if values}
+
+
+def is_yes_or_no(answers: Sequence[str]) -> bool:
+    """Whether a question is answered by yes or no.
+
+    Args:
+        answers: all right ones.
+
+    Returns:
+        Whether there are some, and none says anything else.
+    """
+    return bool(answers) and all(normalize_answer(answer) in ("yes", "no") for answer in answers)
+
+
 def squad_postprocessor(text: str, example: Mapping[str, Any], is_target: bool = False) -> str | list[str]:
     """A target becomes all the answers that people gave; a prediction stays as it is.
 
@@ -194,6 +231,7 @@ METRICS: dict[str, Callable[..., dict[str, float]]] = {
         correlations,
         multirc,
         squad,
+        hotpotqa,
     )
 }
 POSTPROCESSORS: dict[str, Callable[..., Any]] = {
@@ -215,6 +253,11 @@ def _f1(answer: str, prediction: str) -> float:
     expected, given = answer.split(), prediction.split()
     shared = sum((collections.Counter(expected) & collections.Counter(given)).values())
     return 2 * shared / (len(expected) + len(given)) if shared else 0.0
+
+
+def _hotpotqa_f1(answer: str, prediction: str) -> float:
+    whole = {answer, prediction} & {"yes", "no", "noanswer"}
+    return 0.0 if whole and answer != prediction else _f1(answer, prediction)
 
 
 def _f1_of_class(name: str, targets: Sequence[str], predictions: Sequence[str]) -> float:

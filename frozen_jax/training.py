@@ -114,28 +114,17 @@ def loss_sum(
     key: PRNGKeyArray,
     z_loss: float,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Returns the cross entropy in nats plus z-loss, summed over real target tokens, and sums for the metrics.
+    """Returns what the method loses on a batch, see `Method.loss`.
 
     Args:
         trained: what is differentiated.
         frozen: everything else.
         graphdef: the method's structure.
-        batch: the examples; tokens of weight 0 count nowhere.
-        key: for dropout, if the method has any.
-        z_loss: weight of log(Z)**2, which keeps logits from drifting (T5X's default is 1e-4).
+        batch: see `Method.loss`; so are the others.
+        key: see there.
+        z_loss: see there.
     """
-    model = freezing.merge(graphdef, trained, frozen)
-    dropout = model.dropout(key)
-    logits = model.target_logits(
-        batch.inputs, batch.inputs_mask, batch.targets, dropout, batch.segments, batch.encoder_inputs
-    )
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, batch.targets[..., None], axis=-1)[..., 0]
-    weights = batch.targets_weights
-    loss = jnp.sum(weights * (log_z - chosen + z_loss * log_z**2))
-    correct = jnp.sum(jnp.where(jnp.argmax(logits, axis=-1) == batch.targets, weights, 0.0))
-    real = jnp.sum(batch.inputs_mask, dtype=jnp.float32) + jnp.sum(weights > 0, dtype=jnp.float32)
-    return loss, {"loss": loss, "accuracy": correct, "weight": jnp.sum(weights), "real_tokens": real}
+    return freezing.merge(graphdef, trained, frozen).loss(batch, key, z_loss)
 
 
 def microbatches(batch: Batch, count: int) -> Batch:
@@ -158,7 +147,7 @@ def make_train_step(
         split: the method, taken apart.
         state: says where the new state lives.
         optimizer: as in `start`.
-        z_loss: see `loss_sum`.
+        z_loss: see `Method.loss`.
         accumulation_steps: microbatches a step; gradients are summed over them before one update.
         seed: of dropout.
     """

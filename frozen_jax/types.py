@@ -42,6 +42,18 @@ class EncoderInputs(NamedTuple):
     mask: Bool[Array, "B S2"]
 
 
+class Negatives(NamedTuple):
+    """One wrong answer for each row, which what is trained shall tell from the right one; N is their length.
+
+    Attributes:
+        tokens: [B, N] token ids, padded on the right.
+        mask: [B, N] True at real tokens.
+    """
+
+    tokens: Int[Array, "B N"]
+    mask: Bool[Array, "B N"]
+
+
 class Batch(NamedTuple):
     """One batch of examples, padded on the right.
 
@@ -55,6 +67,7 @@ class Batch(NamedTuple):
         targets_weights: [B, T] weight of each target token in the loss; 0 at padding.
         segments: of packed rows; None where every row is one example.
         encoder_inputs: what the encoder of a prompt generator reads instead of the inputs; None where it reads them.
+        negatives: passages that do not answer the inputs, for a retriever to learn from; None without any.
     """
 
     inputs: Int[Array, "B S"]
@@ -63,3 +76,4 @@ class Batch(NamedTuple):
     targets_weights: Float[Array, "B T"]
     segments: Segments | None = None
     encoder_inputs: EncoderInputs | None = None
+    negatives: Negatives | None = None

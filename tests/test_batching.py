@@ -62,6 +62,21 @@ def test_batch_says_what_is_real():
     assert (batch.inputs.dtype, batch.targets_weights.dtype) == (np.int32, np.float32)
 
 
+def test_negatives_come_beside_inputs_and_targets():
+    ragged = Ragged.from_sequences([np.array([number, 9], np.int32)[: 1 + number % 2] for number in range(37)])
+    with_them = dataclasses.replace(task(), features={**task().features, "negatives": ragged})
+    settings = {"batch_size": 8, "seed": 0, "pad_id": 5}
+    buckets = {"inputs": (16,), "targets": (16,), "negatives": (4,)}
+    made = Batches([with_them], buckets=buckets, **settings)
+    batch = made.batch(0)
+    assert batch.negatives.tokens.shape == (8, 4)
+    assert batch.encoder_inputs is None
+    for row, (_, example) in enumerate(made.rows(0)):
+        assert batch.negatives.tokens[row][batch.negatives.mask[row]].tolist() == ragged[example].tolist()
+    assert not batch.negatives.tokens[~batch.negatives.mask].any()  # not the LM's padding: the mask says what is real
+    assert Batches([task()], buckets=buckets, **settings).batch(0).negatives is None
+
+
 def test_token_zero_is_a_token():
     _, mask = pad([np.array([0, 0]), np.array([0])], 3, pad_id=0)
     assert mask.tolist() == [[True, True, False], [True, False, False]]

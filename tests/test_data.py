@@ -9,7 +9,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from frozen_jax import data
+from frozen_jax import data, token_cache
 from frozen_jax.errors import UserError
 from frozen_jax.lm.decoding import Greedy
 from frozen_jax.lm.generation import Generated, Stop
@@ -89,6 +89,24 @@ def test_another_tokenizer_is_one_binding(tmp_path):
         gin.bind_parameter("lm_tokenizer.source", tiny_tokenizer.write(tmp_path / "other", words))
     ds = task.get_dataset(sequence_length=LENGTHS, split="train", shuffle=False)
     assert next(ds.as_numpy_iterator())["inputs"].tolist() == [words.index("zero"), 1]
+
+
+def test_a_scope_of_gin_has_its_own_tokenizer_in_tensorflows_threads_too(tmp_path):
+    """A re-ranker that is trained inside a reader's run, for instance."""
+    (tmp_path / "other").mkdir()
+    path = tiny_tokenizer.write(tmp_path / "other", ["<pad>", "</s>", "<unk>", "one"])
+    with gin.unlock_config():
+        gin.bind_parameter("other/lm_tokenizer.source", path)
+
+    def tokens():
+        texts = tf.data.Dataset.from_tensor_slices(["one"] * 4)
+        return texts.map(data.LMVocabulary().encode_tf, num_parallel_calls=4)
+
+    own = list(tokens().as_numpy_iterator())
+    with gin.config_scope("other"):
+        others = tokens()
+    assert {tuple(row) for row in others.as_numpy_iterator()} == {(3,)}  # read outside of the scope, made in it
+    assert {tuple(row) for row in own} != {(3,)}
 
 
 def test_vocabularies_are_equal_so_that_tasks_can_be_mixed():
@@ -465,9 +483,21 @@ def test_a_batch_holds_the_same_texts_in_two_vocabularies():
     assert [e.encoder_inputs[-1] for e in task.examples] == [encoder_tokenizer().eos_id] * 10
 
 
+def test_negatives_are_read_where_they_have_a_length(tmp_path):
+    add_both(columns=examples(negatives=[f"no {word} no no" for word in NUMBERS]))
+    made = data.train_tokens("counting", LENGTHS | {"negatives": 4})
+    rows = [decoded(made[0].features["negatives"][row]) for row in range(10)]
+    assert rows == [f"no {word} no" for word in NUMBERS]  # cut at three words and the end
+    assert list(data.train_tokens("counting", LENGTHS)[0].features) == ["inputs", "targets"]
+    how = token_cache.made_now("counting", LENGTHS | {"negatives": 4}, pack=False)
+    token_cache.write(tmp_path / "files", how, made, [])
+    (read,) = token_cache.train_tokens(tmp_path / "files", how)
+    np.testing.assert_array_equal(read.features["negatives"].tokens, made[0].features["negatives"].tokens)
+
+
 @pytest.mark.usefixtures("_encoder")
 def test_nothing_is_tokenized_for_an_encoder_that_nobody_asked_for(monkeypatch):
-    monkeypatch.setattr(data.EncoderVocabulary, "_encode_texts", lambda *_: pytest.fail("tokenized"))
+    monkeypatch.setattr(data.EncoderVocabulary, "_encode_tf", lambda *_: pytest.fail("tokenized"))
     task = add_both()
     assert train_batches("counting", LENGTHS, 5).batch(0).encoder_inputs is None
     (found,) = data.eval_tasks("counting", LENGTHS)
@@ -513,6 +543,10 @@ def test_the_two_vocabularies_are_two():
             r"task own makes no encoder_inputs, which TASK_FEATURE_LENGTHS asks for; register it with OUTPUT_FEATURES",
         ),
         (lambda: data.eval_tasks("half", AGAIN), "task half makes no encoder_inputs"),
+        (
+            lambda: data.eval_tasks("counting", LENGTHS | {"negatives": 4}),
+            r"task counting makes no negatives, .* which do of the examples' text of that name",
+        ),
         (lambda: data.eval_tasks("counting", LENGTHS | {"encoder_inputs": 0}), "'encoder_inputs' where an encoder has"),
         (
             lambda: data.eval_tasks("counting", LENGTHS | {"encoder_input": 4}),
@@ -594,7 +628,7 @@ def test_inference_gives_an_encoder_what_the_task_gives(run_data):
         (LENGTHS, "yes no", ["yes no"] * 3),
     ]:
         run = run_data(task_feature_lengths=lengths, encoder_text=text)
-        assert [text for _, text, _ in _Answerer(run, 4, Greedy(), Stop())(model, texts, slots=2)] == texts
+        assert [one.text for one in _Answerer(run, 4, Greedy(), Stop())(model, texts, slots=2)] == texts
         read = given.pop()
         assert (read and [decoded_by_encoder(row) for row in read]) == wanted
     (task,) = run_data(task_feature_lengths=AGAIN).eval_tasks("validation")

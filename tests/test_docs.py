@@ -33,7 +33,7 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT 
 
 # Paths in backticks that are not of this tree: what a run writes or reads, and the files of other people's formats.
 ELSEWHERE = re.compile(
-    r"(my_lab|runs|checkpoints|best|predictions|tensorboard|encoder|state)/.*|(~/|\.venv).*|checkpoint_N"
+    r"(my_lab|runs|checkpoints|best|predictions|answers|tensorboard|encoder|state)/.*|(~/|\.venv).*|checkpoint_N"
     r"|report\.md|ledger\.(md|png|json)|data_sets\.md|templates\.csv|prompts/|metrics\.jsonl|config\.(gin|json)|model\.safetensors|(tokenizer|tokenizer_config|special_tokens_map)\.json|tokenizer\.ggml\.\w+|(spiece|sentencepiece|tokenizer)\.model"
 )
 SUFFIXES = r"\w\.(py|gin|md|toml|txt|json|jsonl|model|safetensors)"

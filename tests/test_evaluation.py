@@ -1,5 +1,6 @@
 """Metrics, intervals and likelihoods of a model whose answers are known, and the file of its predictions."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -9,7 +10,7 @@ import pytest
 from etils import epath
 
 from frozen_jax import intervals
-from frozen_jax.evaluation import evaluate
+from frozen_jax.evaluation import Kept, evaluate
 from tests import fake_model
 from tests.fake_model import FakeModel, choosing, example, task
 
@@ -107,6 +108,20 @@ def test_a_metric_that_needs_all_examples_has_no_interval():
     assert (result.metrics, result.intervals) == ({"needs_three": 0.7}, {})
 
 
+def test_a_figure_about_some_examples_is_a_mean_over_those():
+    def of_the_fifties(targets, predictions):
+        about = [(t, p) for t, p in zip(targets, predictions, strict=True) if t == "50"]
+        hits = fake_model.accuracy(targets, predictions)
+        return hits | ({"fifties": fake_model.accuracy(*zip(*about, strict=True))["accuracy"]} if about else {})
+
+    result = evaluate(FakeModel(), [task(choosing(40).examples, predict_metrics=[of_the_fifties])])["fake"]
+    assert result.metrics == {"accuracy": 21 / 40, "fifties": 10 / 20}
+    assert result.intervals == {"accuracy": intervals.wilson(21, 40), "fifties": intervals.wilson(10, 20)}
+    values = result.per_example.metrics["fifties"]
+    assert [math.isnan(value) for value in values] == [True, False] * 20
+    assert np.nanmean(values) == 0.5
+
+
 def broken(targets, predictions):
     raise ValueError("no such\nlabel")
 
@@ -167,3 +182,62 @@ def test_a_full_disk_leaves_the_earlier_predictions(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         evaluate(FakeModel(), [choosing(3)], predictions_dir=tmp_path)
     assert path.read_text() == "of an earlier run\n"
+
+
+class Mortal(FakeModel):
+    """Is killed when it is asked to write a third time."""
+
+    def generate_many(self, inputs, **how):
+        if len(self.written) == 2:
+            raise KeyboardInterrupt
+        return super().generate_many(inputs, **how)
+
+
+def written_task(count=10, name="fake"):
+    return task([example(i, f"{5 + i} 7 8", "5 7") for i in range(count)], name=name)
+
+
+def test_a_killed_evaluation_goes_on_with_the_examples_that_are_left(tmp_path):
+    kept = Kept(tmp_path, {"model": "one"})
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Mortal(), [written_task()], batch_size=2, kept=kept)
+    model = FakeModel()
+    found = evaluate(model, [written_task()], batch_size=2, predictions_dir=tmp_path / "kept", kept=kept)["fake"]
+    assert [count for count, _ in model.written] == [2]  # eight were there
+    whole = evaluate(FakeModel(), [written_task()], batch_size=2, predictions_dir=tmp_path / "whole")["fake"]
+    assert found == whole
+    one, other = [(tmp_path / name / "fake-test.jsonl").read_text().splitlines() for name in ("kept", "whole")]
+    lines = [json.loads(line) for line in one]
+    assert all(line.pop("seconds") >= 0 for line in lines)
+    assert lines == [json.loads(line) for line in other]
+
+
+@pytest.mark.parametrize("other", ["model", "examples", "length", "task"])
+def test_kept_answers_are_never_taken_for_others(tmp_path, other):
+    evaluate(FakeModel(), [written_task()], kept=Kept(tmp_path, {"model": "one"}))
+    model = FakeModel()
+    kept = Kept(tmp_path, {"model": "other" if other == "model" else "one"})
+    given = written_task(9 if other == "examples" else 10, "another" if other == "task" else "fake")
+    evaluate(model, [given], decode_length=7 if other == "length" else None, kept=kept)
+    assert len(model.written) == 1
+
+
+def test_without_scores_inputs_are_read_once_and_metrics_stay(tmp_path):
+    model = FakeModel()
+    found = evaluate(model, [written_task()], scored=False, predictions_dir=tmp_path)["fake"]
+    assert model.scored == []
+    assert math.isnan(found.nats_per_token)
+    assert found.nats_interval is None
+    assert found.metrics == {"accuracy": 0.1}
+    assert "target_score" not in json.loads((tmp_path / "fake-test.jsonl").read_text().splitlines()[0])
+    evaluate(model, [task([example(0, "5", "5")], score_metrics=[fake_model.mean_score])], scored=False)
+    assert len(model.scored) == 1  # a metric wants them
+
+
+def test_what_a_method_has_put_before_an_example_stands_in_the_predictions(tmp_path):
+    raw = {"answers": np.array([b"5 7", b"5"]), "gold": np.array([b"p1"]), "passages": [{"id": "p1"}], "n": np.int32(3)}
+    given = task([dataclasses.replace(example(0, "5 7", "5 7"), raw=raw)])
+    evaluate(FakeModel(), [given], predictions_dir=tmp_path)
+    line = json.loads((tmp_path / "fake-test.jsonl").read_text())
+    assert (line["answers"], line["gold"], line["passages"]) == (["5 7", "5"], ["p1"], [{"id": "p1"}])
+    assert "n" not in line

@@ -26,6 +26,10 @@ NEEDED_MACROS = {
     "TRAIN_STEPS": "1",
     "MODEL_DIR": "somewhere",
     "SEED": "1",
+    "READER": "None",
+    "CORPUS": "squad",
+    "EVIDENCE_DIR": "somewhere",
+    "RERANKER": "None",
 }
 
 

@@ -8,6 +8,8 @@ from frozen_jax.text_metrics import (
     accuracy,
     correlations,
     f1_of_yes,
+    hotpotqa,
+    is_yes_or_no,
     matthews_correlation,
     mean_class_f1,
     mean_class_recall,
@@ -60,6 +62,22 @@ def test_squad(answers, prediction, exact, f1):
 
 def test_squad_averages_over_questions():
     assert squad([["a b"], ["c d"]], ["b", "x"]) == {"exact_match": 0.5, "f1": 0.5}
+
+
+def test_hotpotqa_tells_yes_and_no_apart():
+    targets = [["yes"], ["no"], ["Rollo the Walker"], ["Paris", "No"]]
+    assert [is_yes_or_no(answers) for answers in targets] == [True, True, False, False]
+    assert not is_yes_or_no([])
+    found = hotpotqa(targets, ["Yes.", "yes", "Rollo", "Paris"])
+    assert found == {
+        "exact_match": 0.5,
+        "f1": pytest.approx((1 + 0 + 2 / 3 + 1) / 4),
+        "exact_match_yes_no": 0.5,
+        "f1_others": pytest.approx((2 / 3 + 1) / 2),
+    }
+    assert hotpotqa([["No Country"]], ["no"])["f1"] == 0.0  # squad: 2/3
+    assert hotpotqa(targets[:1], ["no"]) == {"exact_match": 0.0, "f1": 0.0, "exact_match_yes_no": 0.0}
+    assert hotpotqa(targets[2:3], ["x"]) == {"exact_match": 0.0, "f1": 0.0, "f1_others": 0.0}
 
 
 def test_squad_postprocessor_gives_all_answers():

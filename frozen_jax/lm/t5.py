@@ -16,6 +16,8 @@ The tree of parameters carries T5X's names, with all layers of a stack under one
     decoder/decoder_norm/scale                                 [D]
     decoder/logits_dense/kernel                                [D, V]         (untied heads only)
 
+A T5 of no decoder layers is an encoder alone, as retrievers use it: there is nothing under decoder/.
+
 Sources: Raffel et al. 2020; the T5X network (names, initialisation, order of operations).
 """
 
@@ -29,6 +31,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
+from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.lm.caches import Cache, Layers, Read, Written, room
 from frozen_jax.lm.layers import (
@@ -61,7 +64,7 @@ class T5Config:
         head_dim: K; H * K need not be D.
         mlp_dim: F.
         num_encoder_layers: L of the encoder.
-        num_decoder_layers: L of the decoder.
+        num_decoder_layers: L of the decoder; 0 is an encoder alone.
         mlp_activations: ("relu",) for T5 1.0, ("gelu", "linear") for 1.1 and mT5, ("silu", "linear") for UL2.
         logits_via_embedding: the head is the embedding table, and hidden states are scaled by 1/sqrt(D) (T5 1.0).
         relative_position_buckets: columns of the position bias.
@@ -309,11 +312,20 @@ class T5(LanguageModel):
         self.eos_id, self.pad_id, self.vocab_size = config.eos_id, config.pad_id, config.vocab_size
         self.token_embedder = TokenEmbedder(config.vocab_size, config.emb_dim, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
-        self.decoder = Decoder(config, rngs=rngs)
+        if config.num_decoder_layers:
+            self.decoder = Decoder(config, rngs=rngs)
 
     def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
         """Returns the embeddings of tokens, in the compute dtype."""
         return self.token_embedder(tokens, self.config.dtype)
+
+    @property
+    def _writer(self) -> Decoder:
+        if not self.config.num_decoder_layers:
+            raise UserError(
+                f"{self.name} was loaded as an encoder alone, which writes and scores nothing: load all of it"
+            )
+        return self.decoder
 
     def shift_right(
         self, targets: Float[Array, "R T D"], segments: Int[Array, "R T"] | None = None
@@ -339,9 +351,19 @@ class T5(LanguageModel):
         segments: Segments | None = None,
     ) -> Float[Array, "R T D"]:
         """Runs encoder and decoder; see `LanguageModel.hidden_states`."""
-        of_inputs, of_targets = segments or (None, None)
-        encoded = self.encoder(inputs, inputs_mask, dropout, of_inputs)
-        return self.decoder(self.shift_right(targets, of_targets), encoded, inputs_mask, dropout, segments)
+        encoded = self.encoder(inputs, inputs_mask, dropout, segments and segments.inputs)
+        return self.decode(encoded, inputs_mask, targets, dropout, segments)
+
+    def decode(
+        self,
+        encoded: Float[Array, "B S D"],
+        mask: Bool[Array, "B S"],
+        targets: Float[Array, "R T D"],
+        dropout: Dropout | None = None,
+        segments: Segments | None = None,
+    ) -> Float[Array, "R T D"]:
+        """Runs the decoder on all targets at once, behind an encoder that may have read in pieces."""
+        return self._writer(self.shift_right(targets, segments and segments.targets), encoded, mask, dropout, segments)
 
     def prefill(
         self,
@@ -353,11 +375,17 @@ class T5(LanguageModel):
         prompt: None = None,
     ) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the encoder and the decoder's start token; see `LanguageModel.prefill`."""
-        encoded = self.encoder(inputs, inputs_mask)
-        # One more position than tokens: the start token takes one.
-        cache = self.decoder.start(encoded, inputs_mask, max_length=max_length + 1, rows_per_input=rows_per_input)
-        start = jnp.full((inputs.shape[0] * rows_per_input,), self.config.decoder_start_id, jnp.int32)
-        return self.decoder.step(self.embed(start), cache)
+        how = {"max_length": max_length, "rows_per_input": rows_per_input}
+        return self.start(self.encoder(inputs, inputs_mask), inputs_mask, **how)
+
+    def start(
+        self, encoded: Float[Array, "B S D"], mask: Bool[Array, "B S"], *, max_length: int, rows_per_input: int
+    ) -> tuple[Float[Array, "R D"], Cache]:
+        """Runs the decoder's start token, behind an encoder that may have read in pieces."""
+        writer, length = self._writer, max_length + 1  # the start token takes a position
+        cache = writer.start(encoded, mask, max_length=length, rows_per_input=rows_per_input)
+        start = jnp.full((len(encoded) * rows_per_input,), self.config.decoder_start_id, jnp.int32)
+        return writer.step(self.embed(start), cache)
 
     def decode_step(self, embeddings: Float[Array, "R D"], cache: Cache) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the decoder on one more token a row; see `LanguageModel.decode_step`."""
@@ -366,8 +394,7 @@ class T5(LanguageModel):
     def unembed(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Returns float32 logits from the head, or from the scaled hidden states and the embedding table."""
         if self.config.logits_via_embedding:
-            hidden = hidden * self.config.emb_dim**-0.5
-            kernel = self.token_embedder.embedding[...].T
+            hidden, kernel = hidden * self.config.emb_dim**-0.5, self.token_embedder.embedding[...].T
         else:
-            kernel = self.decoder.logits_dense.kernel[...]
+            kernel = self._writer.logits_dense.kernel[...]
         return jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)

@@ -22,7 +22,7 @@ from frozen_jax.methods.base import Method
 class FineTuning(Method):
     """Trains the LM itself."""
 
-    rules: ClassVar[Rules] = ((".*", "train"),)
+    rules: Rules = ((".*", "train"),)
     packs: ClassVar[bool] = True
 
     def __init__(self, lm: LanguageModel, dropout_rate: float = 0.0) -> None:

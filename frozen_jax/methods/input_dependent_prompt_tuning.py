@@ -22,8 +22,6 @@ generator begins and ends, and where things start. docs/results.md has the sweep
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import gin
 import jax
 import jax.numpy as jnp
@@ -111,7 +109,7 @@ class Generator(nnx.Module):
 class InputDependentPromptTuning(Method):
     """Prompts that a trained generator makes of each input, in front of the inputs of a frozen LM."""
 
-    rules: ClassVar[Rules] = (("(lm|encoder)/.*", "freeze"), (".*", "train"))
+    rules: Rules = (("(lm|encoder)/.*", "freeze"), (".*", "train"))
 
     def __init__(
         self,

@@ -1,12 +1,15 @@
 """What `run.py` can do: one file a run mode, each one function whose arguments gin binds."""
 
+from frozen_jax.retrieval.splitting import split_documents
 from frozen_jax.runs.cache import cache
+from frozen_jax.runs.compare_answers import compare_answers
 from frozen_jax.runs.curves import curves
 from frozen_jax.runs.dry_run import dry_run
 from frozen_jax.runs.evaluate import evaluate_module
 from frozen_jax.runs.infer import infer
 from frozen_jax.runs.inspect_prompts import inspect_prompts
 from frozen_jax.runs.inspect_task import inspect_task
+from frozen_jax.runs.prepare import prepare
 from frozen_jax.runs.train import train
 
 MODES = {
@@ -14,9 +17,12 @@ MODES = {
     "cache": cache,
     "inspect": inspect_task,
     "inspect_prompts": inspect_prompts,
+    "prepare": prepare,
     "eval": evaluate_module,
+    "compare_answers": compare_answers,
     "curves": curves,
     "infer": infer,
+    "split_documents": split_documents,
     "dry_run": dry_run,
 }
 # Read before those of the command line, which may then be none.

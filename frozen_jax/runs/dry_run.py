@@ -30,6 +30,9 @@ def dry_run(job: Job = gin.REQUIRED, optimizer: optax.GradientTransformation = g
     for title, tree in (("trained", state.trained), ("frozen", split.frozen), ("optimizer state", state.opt_state)):
         leaves = jax.tree.leaves(tree)
         print(f"{title}: {sum(a.size for a in leaves):,} numbers, {sum(a.nbytes for a in leaves):,} bytes")
+    if job.method.prepares:
+        print("\nthe first batch can be shown once its texts are prepared: --run_mode=prepare does that")
+        return
     _show_first_batch(job)
 
 

@@ -69,8 +69,10 @@ def evaluate_module(
     own = encoder_inputs_of == controls.OWN
     folder = job.directory / ("predictions" if own else f"predictions_{encoder_inputs_of.replace(' ', '_')}")
     if alone or method is None:
-        columns["frozen LM alone"] = evaluate(job.method.lm, eval_tasks, predictions_dir=folder / "frozen_lm_alone")
+        lm, to = job.method.lm, folder / "frozen_lm_alone"
+        columns["frozen LM alone"] = evaluate(lm, eval_tasks, predictions_dir=to, kept=job.kept(lm))
     if method is not None:
-        columns[f"with {type(method).__name__}"] = evaluate(method, eval_tasks, predictions_dir=folder)
+        found = evaluate(method, eval_tasks, predictions_dir=folder, kept=job.kept(method))
+        columns[f"with {type(method).__name__}"] = found
     print(report.table(columns))
     report.raise_failures(report.failures(*columns.values()))

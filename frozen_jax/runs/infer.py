@@ -6,17 +6,20 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import gin
 from etils import epath
 from tqdm import tqdm
 
 from frozen_jax import cloud_storage
+from frozen_jax.batching import Tokens
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import GREEDY, LanguageModel
 from frozen_jax.lm.decoding import Strategy
 from frozen_jax.lm.generation import Stop
+from frozen_jax.prepared import shown
 from frozen_jax.runs.job import Job
 from frozen_jax.runs.task_data import TaskData
 from frozen_jax.tokenizer import lm_tokenizer
@@ -67,7 +70,8 @@ def infer(
         return
     default = job.directory / "predictions" / epath.Path(input_file).name
     output = cloud_storage.open_path(output_file) if output_file else default
-    _answer_lines(lines, output, functools.partial(answer, model, slots=batch_size), _LINES * batch_size, log_probs)
+    window = batch_size if job.data.prepare else _LINES * batch_size  # a minute of re-ranking is enough to lose
+    _answer_lines(lines, output, functools.partial(answer, model, slots=batch_size), window, log_probs)
     print(f"{len(lines)} answers in {output}")
 
 
@@ -82,9 +86,9 @@ def _answer_lines(
         for start in range(len(done), len(lines), window):
             asked = lines[start : start + window]
             found: list[dict] = [{}] * len(asked)
-            for number, text, log_probability in answer([line["inputs"] for line in asked], first=start):
-                more = {"log_probability": log_probability} if log_probs else {}
-                found[number] = {**asked[number], "prediction": text, **more}
+            for one in answer([line["inputs"] for line in asked], first=start):
+                more = {"log_probability": one.log_probability} if log_probs else {}
+                found[one.number] = {**asked[one.number], "prediction": one.text, **more, **one.evidence}
                 bar.update()
             done += found
             if time.monotonic() - written > _WRITE_SECONDS or len(done) == len(lines):
@@ -92,7 +96,20 @@ def _answer_lines(
                 written = time.monotonic()
 
 
-_Answer = tuple[int, str | list[str], float | list[float]]  # number of the line, text or texts, log-likelihoods
+class _Answer(NamedTuple):
+    """An answer, or several.
+
+    Attributes:
+        number: of the line.
+        text: one, or a list of several.
+        log_probability: of each.
+        evidence: {"passages": those that the method has put before the question}, where it has.
+    """
+
+    number: int
+    text: str | list[str]
+    log_probability: float | list[float]
+    evidence: Mapping[str, Any]
 
 
 class _Answerer:
@@ -100,15 +117,17 @@ class _Answerer:
 
     def __init__(self, data: TaskData, max_length: int, strategy: Strategy, stop: Stop) -> None:
         self._data, self._max_length, self._strategy, self._stop = data, max_length, strategy, stop
+        self._asked = functools.lru_cache(1)(data.asked)  # in the terminal two models answer from the same passages
 
     def __call__(self, model: LanguageModel, texts: list[str], slots: int = 1, first: int = 0) -> Iterator[_Answer]:
         """Answers texts, in whatever order answers end; `first` of the file's lines stand before them."""
-        if cut := sum(self._data.is_cut(text) for text in texts):
-            length = self._data.task_feature_lengths["inputs"]
-            tqdm.write(f"{cut} of {len(texts)} inputs are cut at {length} tokens, see TASK_FEATURE_LENGTHS", sys.stderr)
-        encoder_inputs = [tokens for text in texts if (tokens := self._data.encoder_tokens(text)) is not None]
+        examples = self._asked(tuple(texts))
+        inputs = self._inputs(texts, examples)
+        encoder_inputs = [
+            tokens for one in examples if (tokens := self._data.encoder_tokens(shown(one["inputs"]))) is not None
+        ]
         written = model.generate_many(
-            [self._data.input_tokens(text) for text in texts],
+            inputs,
             max_length=self._max_length,
             slots=slots,
             strategy=self._strategy,
@@ -119,9 +138,18 @@ class _Answerer:
         for number, found in written:
             rows = [row[:length] for row, length in zip(found.tokens.tolist(), found.lengths, strict=True)]
             answers = [self._stop.cut(lm_tokenizer().decode(row)) for row in rows]
-            log_likelihoods = [round(float(nats), 4) for nats in found.log_probs.sum(axis=1)]
+            nats = [round(float(row), 4) for row in found.log_probs.sum(axis=1)]
+            evidence = {name: value for name, value in examples[number].items() if name == "passages"}
             one = len(answers) == 1
-            yield number, answers[0] if one else answers, log_likelihoods[0] if one else log_likelihoods
+            yield _Answer(number, answers[0] if one else answers, nats[0] if one else nats, evidence)
+
+    def _inputs(self, texts: Sequence[str], examples: Sequence[Mapping[str, Any]]) -> list[Tokens]:
+        if self._data.prepare is not None:
+            return [self._data.prepared_tokens(example) for example in examples]
+        if cut := sum(self._data.is_cut(text) for text in texts):
+            length = self._data.task_feature_lengths["inputs"]
+            tqdm.write(f"{cut} of {len(texts)} inputs are cut at {length} tokens, see TASK_FEATURE_LENGTHS", sys.stderr)
+        return [self._data.input_tokens(text) for text in texts]
 
 
 def read_lines(path: str) -> list[dict]:
@@ -172,14 +200,14 @@ def _ask(lm: LanguageModel, model: LanguageModel, answer: _Answerer) -> None:
         raise UserError("infer: no input file; give --gin.infer.input_file=FILE.jsonl, or run it in a terminal")
     print("Type a line of text; an empty one ends.")
     for text in _typed():
-        print(f"  frozen LM alone: {_answered(answer, lm, text)}")
+        [alone] = answer(lm, [text])
+        for place, passage in enumerate(alone.evidence.get("passages", ()), 1):
+            ranks = ", ".join(f"{stage} {rank}" for stage, rank in passage["ranks"].items())
+            print(f"  {place:3}. {passage['title']} ({ranks}; score {passage['score']:.3f})")
+        print(f"  frozen LM alone: {alone.text}")
         if model is not lm:
-            print(f"  with {type(model).__name__}: {_answered(answer, model, text)}")
-
-
-def _answered(answer: _Answerer, model: LanguageModel, text: str) -> str | list[str]:
-    [(_, found, _)] = answer(model, [text])
-    return found
+            [beside] = answer(model, [text])
+            print(f"  with {type(model).__name__}: {beside.text}")
 
 
 def _typed() -> Iterator[str]:

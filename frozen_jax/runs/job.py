@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gin
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
+from flax import nnx
 from jax.sharding import Mesh
 
 from frozen_jax import checkpoints, cloud_storage, freezing, gin_config, optimizers, partitioning
 from frozen_jax.errors import UserError
+from frozen_jax.evaluation import Kept
+from frozen_jax.lm.base import LanguageModel
 from frozen_jax.lm.pretrained.load import load_lm
 from frozen_jax.methods.base import Method
 from frozen_jax.runs.task_data import TaskData
@@ -48,6 +54,8 @@ class Job:
         Raises:
             UserError: see `cloud_storage.open_path`, `TaskData.check_encoder_tokenizer` and `TaskData.check_fits`.
         """
+        prepare = self.method.prepare if self.method.prepares else None
+        object.__setattr__(self, "data", dataclasses.replace(self.data, prepare=prepare))  # the data knows no method
         cloud_storage.open_path(self.model_dir)
         self.data.check_encoder_tokenizer()
         self.data.check_fits(self.method)
@@ -76,6 +84,19 @@ class Job:
             wanted = trained[name].shape if name in trained else "absent"
             if stored != wanted:
                 raise UserError(f"{path}: {name} is {stored} in the checkpoint and {wanted} in the method")
+
+    def kept(self, model: LanguageModel) -> Kept:
+        """Returns where the answers of a model lie while a split is worked on: under what it is, to the last bit."""
+        dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(model))})
+        ends = {"eos_id": model.eos_id, "stop_ids": list(model.stop_ids)}
+        made: dict[str, Any] = {"lms": checkpoints.frozen_lms(model), "dtypes": dtypes, **ends}
+        if isinstance(model, Method):
+            _, trained, _ = freezing.split(model, self.mask())
+            digest = hashlib.sha256()
+            for name, array in sorted(trained.items()):
+                digest.update(name.encode() + np.asarray(array).tobytes())
+            made |= {"method": type(model).__name__, "settings": list(model.settings), "trained": digest.hexdigest()}
+        return Kept(self.directory / "answers", made)
 
     def trained_method(self, path: epath.PathLike | None = None) -> Method:
         """Returns the method with the trained parameters of a module checkpoint.

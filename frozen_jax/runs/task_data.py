@@ -15,13 +15,16 @@ from etils import epath
 
 from frozen_jax import controls, gin_config, text_files, token_cache
 from frozen_jax.answering import EvalTask
-from frozen_jax.batching import ENCODER_INPUTS, LENGTH_WINDOW, Batches, TaskTokens, Tokens, all_buckets
+from frozen_jax.batching import ENCODER_INPUTS, LENGTH_WINDOW, Batches, Ragged, TaskTokens, Tokens, all_buckets
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
+from frozen_jax.ordering import sample
+from frozen_jax.prepared import Prepare, Preparing
+from frozen_jax.retrieval import training_pairs
 from frozen_jax.runs.environment import import_data
 from frozen_jax.tokenizer import Tokenizer, encoder_tokenizer, lm_tokenizer
 
-__all__ = ["TaskData", "text_files"]  # importing this file makes TextFiles known to gin, before a run begins
+__all__ = ["TaskData", "text_files", "training_pairs"]  # which gin has to know before a run begins
 
 
 @gin.configurable
@@ -32,7 +35,8 @@ class TaskData:
     Attributes:
         mixture_or_task_name: registered by `module`.
         task_feature_lengths: the most tokens of "inputs" and "targets"; with "encoder_inputs" too, the inputs are
-            tokenized once more, by `encoder_tokenizer`, for a method whose encoder has a vocabulary of its own. What
+            tokenized once more, by `encoder_tokenizer`, for a method whose encoder has a vocabulary of its own; with
+            "negatives" too, a task's examples must have them, for a retriever to learn from. What
             `lm_tokenizer.template` puts around the inputs is not counted, here and in `buckets`, and never cut.
         batch_size: rows of a global training batch.
         seed: of the order of examples.
@@ -45,6 +49,8 @@ class TaskData:
         cache_dirs: where seqio_cache_tasks has left its folders, one a task; local or gs://.
         eval_examples: evaluate on so many examples of each task, chosen by the seed; None is the whole split.
         encoder_text: what a method's encoder reads in place of every example's inputs: a control, see `controls`.
+        train_examples: train on so many examples of each task, chosen by the seed; None is the whole split.
+        prepare: of the method, where it has one; `Job` sets it.
     """
 
     mixture_or_task_name: str = gin.REQUIRED  # pyright: ignore[reportAssignmentType]
@@ -60,10 +66,14 @@ class TaskData:
     cache_dirs: list[str] | tuple[str, ...] = ()
     eval_examples: int | None = None
     encoder_text: str | None = None
+    train_examples: int | None = None
+    prepare: Prepare | None = None
 
     def check_encoder_tokenizer(self) -> None:
         """Raises UserError for an encoder's tokenizer that is bound and that nothing would be tokenized with."""
-        bound = gin_config.bound_to("encoder_tokenizer").get("source")
+        bound, scope = gin_config.bound_to("encoder_tokenizer"), gin.current_scope()
+        names = ["/".join([*scope[:depth], "source"]) for depth in range(len(scope), -1, -1)]  # the innermost counts
+        bound = next((bound[name] for name in names if name in bound), None)
         if bound is not None and ENCODER_INPUTS not in self.task_feature_lengths and self.encoder_text is None:
             raise UserError(
                 f"encoder_tokenizer.source is {bound!r}, but TASK_FEATURE_LENGTHS gives {ENCODER_INPUTS!r} no length"
@@ -80,9 +90,10 @@ class TaskData:
         """
         tokenizer, lengths = lm_tokenizer(), self.task_feature_lengths
         _check_vocabulary(tokenizer, model, "TOKENIZER")
-        encoder = getattr(model, "encoder", None)
-        if isinstance(encoder, LanguageModel) and ENCODER_INPUTS in lengths:
-            _check_vocabulary(encoder_tokenizer(), encoder, "encoder_tokenizer.source")
+        for method in (model, getattr(model, "wrapped", None)):  # a reader's, which stands inside another method
+            encoder = getattr(method, "encoder", None)
+            if isinstance(encoder, LanguageModel) and ENCODER_INPUTS in lengths:
+                _check_vocabulary(encoder_tokenizer(), encoder, "encoder_tokenizer.source")
         if tokenizer.eos_id not in (model.eos_id, *model.stop_ids):
             raise UserError(
                 f"the tokenizer {tokenizer.name} ends texts with token {tokenizer.eos_id}, {model.name} with "
@@ -118,8 +129,10 @@ class TaskData:
         )
 
     def eval_tasks(self, split: str) -> list[EvalTask]:
-        """Returns the examples of a split to evaluate on, see `data.eval_tasks`."""
-        tasks, text = self._eval_tasks(split), self._encoder_text()
+        """Returns the examples of a split to evaluate on, see `data.eval_tasks`, as the method prepares them."""
+        tasks, text = self._eval_tasks(split, self.eval_examples), self._encoder_text()
+        if self.prepare is not None:
+            tasks = [found for task in tasks for found in self._preparing(self.prepare).eval_tasks(task)]
         return tasks if text is None else controls.evaluate_on_text(tasks, text)
 
     def encoder_tokens(self, text: str) -> Tokens | None:
@@ -133,14 +146,28 @@ class TaskData:
         return None if self.encoder_text is None else self.encoder_tokens(self.encoder_text)
 
     def _train_tokens(self) -> list[TaskTokens]:
+        if self.prepare is not None:
+            return self._prepared_train_tokens(self.prepare)
         if self.token_cache is not None:
-            return token_cache.train_tokens(self.token_cache, self.made())
-        return self._data().train_tokens(*self._what(), pack=self.pack, **self._how())
+            tokens = token_cache.train_tokens(self.token_cache, self.made())
+        else:
+            tokens = self._data().train_tokens(*self._what(), pack=self.pack, **self._how())
+        return [_sampled(task, self.train_examples, self.seed) for task in tokens]
 
-    def _eval_tasks(self, split: str) -> list[EvalTask]:
+    def _prepared_train_tokens(self, prepare: Prepare) -> list[TaskTokens]:
+        if self.token_cache is not None:
+            raise UserError("token files hold no text to prepare; leave TOKEN_CACHE_DIR = None with this method")
+        rates = {task.name: rate for task, rate in self._data().find_tasks(self.mixture_or_task_name, "train").items()}
+        tasks = self._eval_tasks("train", self.train_examples)
+        return [self._preparing(prepare).train_tokens(task, rates[task.name]) for task in tasks if rates[task.name]]
+
+    def _preparing(self, prepare: Prepare) -> Preparing:
+        return Preparing(prepare, self.task_feature_lengths["inputs"], self.prepared_tokens, self.encoder_tokens)
+
+    def _eval_tasks(self, split: str, most: int | None) -> list[EvalTask]:
         if self.token_cache is None:
-            return self._data().eval_tasks(*self._what(), split, max_examples=self.eval_examples, **self._how())
-        settings: dict[str, Any] = {"max_examples": self.eval_examples, "seed": self.seed}
+            return self._data().eval_tasks(*self._what(), split, max_examples=most, **self._how())
+        settings: dict[str, Any] = {"max_examples": most, "seed": self.seed}
         tasks = token_cache.eval_tasks(self.token_cache, self.made(), split, **settings)
         for task in tasks:
             if task.unmeasured:
@@ -150,6 +177,29 @@ class TaskData:
     def input_tokens(self, text: str) -> Tokens:
         """Returns the tokens of a text as inputs, cut like the task's and in the same frame."""
         return lm_tokenizer().framed(_tokens(lm_tokenizer(), text, self.task_feature_lengths["inputs"]))
+
+    def prepared_tokens(self, example: Mapping[str, Any]) -> Tokens:
+        """Returns the tokens of inputs that a method has prepared; of several texts one behind the other.
+
+        Args:
+            example: with "inputs", a text or several, and "text_length" where each of them is to be cut.
+
+        Raises:
+            UserError: if there are more than inputs may have: what was fitted is not cut.
+        """
+        texts = [example["inputs"]] if isinstance(example["inputs"], str) else example["inputs"]
+        whole = [_tokens(lm_tokenizer(), text, example.get("text_length")) for text in texts]
+        eos = lm_tokenizer().eos_id  # a passage that spells it would end a text, or a user's turn
+        whole = [np.append(tokens[tokens != eos], np.int32(eos)) for tokens in whole]
+        tokens, length = np.concatenate(whole), self.task_feature_lengths["inputs"]
+        if len(tokens) > length:
+            raise UserError(f"prepared inputs have {len(tokens)} tokens; TASK_FEATURE_LENGTHS allows {length}")
+        return lm_tokenizer().framed(tokens)
+
+    def asked(self, texts: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+        """Returns the examples that inference makes of texts: with "inputs", as the method prepares them."""
+        examples = [{"inputs": text} for text in texts]
+        return self.prepare(examples, "infer", self.task_feature_lengths["inputs"])[""] if self.prepare else examples
 
     def is_cut(self, text: str) -> bool:
         """Returns whether `input_tokens` leaves something of a text out."""
@@ -192,3 +242,14 @@ def _check_vocabulary(tokenizer: Tokenizer, lm: LanguageModel, setting: str) -> 
 def _tokens(tokenizer: Tokenizer, text: str, length: int | None) -> Tokens:
     """A text cut at `length` tokens, the end-of-sequence token included; None cuts nothing."""
     return np.array([*tokenizer.encode(text)[: length and length - 1], tokenizer.eos_id], np.int32)
+
+
+def _sampled(task: TaskTokens, most: int | None, seed: int) -> TaskTokens:
+    """The rows that evaluation would take of as many."""
+    if most is None:
+        return task
+    rows = sample(len(task), most, seed, task.name)
+    return dataclasses.replace(
+        task,
+        features={name: Ragged.from_sequences(column[row] for row in rows) for name, column in task.features.items()},
+    )

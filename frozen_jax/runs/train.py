@@ -10,8 +10,9 @@ from typing import Any
 import gin
 import jax
 import optax
+from etils import epath
 
-from frozen_jax import freezing, gin_config, partitioning, templates, training
+from frozen_jax import checkpoints, freezing, gin_config, partitioning, templates, training
 from frozen_jax.answering import EvalTask
 from frozen_jax.checkpoints import Checkpointer, describe
 from frozen_jax.errors import UserError
@@ -32,11 +33,12 @@ def train(
     best_metric: str | None = "mean",
     save_period: int = 100,
     report_split: str | None = "test",
+    report_alone: bool = True,
     z_loss: float = 0.0,
     accumulation_steps: int = 1,
     log_period: int = 10,
     profile_steps: int = 0,
-) -> None:
+) -> epath.Path:
     """Trains until `train_steps`, going on from the latest checkpoint in the run's folder if there is one.
 
     Args:
@@ -49,25 +51,32 @@ def train(
             last state: for comparisons after the same number of steps, and where validation has few examples.
         save_period: save every so many steps, and at the end.
         report_split: at the end, evaluate the frozen LM alone and with its module on this split; None reports nothing.
-        z_loss: see `training.loss_sum`.
+        report_alone: also the frozen LM alone.
+        z_loss: see `Method.loss`.
         accumulation_steps: microbatches a step.
         log_period: steps a line of metrics.
         profile_steps: how many steps to trace into MODEL_DIR/profile.
+
+    Returns:
+        MODEL_DIR, so that gin can train what another run needs first: `Reranker.checkpoint = @reranker/train`. Nothing
+        is read again where all steps were done and nothing is to be reported.
 
     Raises:
         UserError: for a batch that the mesh or the microbatches do not divide, packed rows where the method has none, a
             `best_metric` that validation does not give, and whatever the parts raise; at the very end, for metrics that
             failed. They do not stop the training.
     """
+    if not report_split and _steps_done(job) >= train_steps:
+        return job.directory
     partitioning.check_batch_size(job.data.batch_size, job.mesh, accumulation_steps)
     if job.data.pack and not job.method.packs:
         raise UserError(f"{type(job.method).__name__} needs a row for every example; set TaskData.pack = False")
+    state, split = training.start(job.method, optimizer, job.mesh, job.rules)  # first: preparing data may take hours
     batches = job.data.train_batches()
     validation = job.data.eval_tasks("validation") if eval_period else []
     best_metric = best_metric if eval_period else None
     _check_best_metric(best_metric, [task.name for task in validation])
     reported = job.data.eval_tasks(report_split) if report_split and jax.process_index() == 0 else []
-    state, split = training.start(job.method, optimizer, job.mesh, job.rules)
     failures: list[str] = []
     description = describe(
         job.method,
@@ -99,8 +108,17 @@ def train(
             )
     job.save_gin_config()  # again: by now, more has been called
     if reported:
-        failures += _report(job, reported, steps=max(0, train_steps - first), seconds=time.perf_counter() - began)
+        steps, seconds = max(0, train_steps - first), time.perf_counter() - began
+        failures += _report(job, reported, report_alone, steps=steps, seconds=seconds)
     report.raise_failures(failures)
+    return job.directory
+
+
+def _steps_done(job: Job) -> int:
+    try:
+        return int(checkpoints.find(job.directory / "checkpoints").name)
+    except UserError:  # none were
+        return 0
 
 
 def _check_best_metric(name: str | None, tasks: Sequence[str]) -> None:
@@ -126,15 +144,14 @@ def _validated(model: Any, tasks: Sequence[EvalTask], best_metric: str | None, f
     return metrics
 
 
-def _report(job: Job, tasks: Sequence[EvalTask], *, steps: int, seconds: float) -> list[str]:
+def _report(job: Job, tasks: Sequence[EvalTask], alone: bool, *, steps: int, seconds: float) -> list[str]:
     """Prints and writes MODEL_DIR/report.md; returns what failed."""
-    method = job.trained_method()
-    alone = evaluate(job.method.lm, tasks)
-    beside = evaluate(method, tasks, predictions_dir=job.directory / "predictions")
-    name = type(job.method).__name__
+    method, lm, folder = job.trained_method(), job.method.lm, job.directory / "predictions"
+    columns = {"frozen LM alone": evaluate(lm, tasks, kept=job.kept(lm))} if alone else {}
+    columns[f"with {type(method).__name__}"] = evaluate(method, tasks, predictions_dir=folder, kept=job.kept(method))
     text = "\n".join(
         [
-            report.table({"frozen LM alone": alone, f"with {name}": beside}),
+            report.table(columns),
             "",
             _what_was_trained(job),
             f"This run: {steps} steps of {job.data.batch_size} examples in {seconds:.0f} s, validation included.",
@@ -143,7 +160,7 @@ def _report(job: Job, tasks: Sequence[EvalTask], *, steps: int, seconds: float) 
     )
     (job.directory / "report.md").write_text(text + "\n")
     print(text)
-    return report.failures(alone, beside)
+    return report.failures(*columns.values())
 
 
 def _what_was_trained(job: Job) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
+ONE_DEVICE = "--xla_backend_optimization_level=0"  # XLA_FLAGS of a process; as in conftest.py, compiled quickly
 ROOT = pathlib.Path(__file__).parents[2]
 _SECONDS = 600
 _server = multiprocessing.get_context("forkserver")

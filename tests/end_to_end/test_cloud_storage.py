@@ -12,6 +12,7 @@ import pytest
 
 from tests.emulated_cloud import serving
 from tests.end_to_end import training_process
+from tests.end_to_end.forked import ONE_DEVICE
 from tests.end_to_end.test_kill_and_resume import assert_same, figures
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ def cloud():
 
 def started(cloud, *command):
     """A process on one device, to which `gs://` is the emulator."""
-    environment = {**os.environ, **cloud.environment, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **cloud.environment, "XLA_FLAGS": ONE_DEVICE, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *map(str, command)]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

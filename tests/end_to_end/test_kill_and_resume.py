@@ -15,6 +15,7 @@ from etils import epath
 
 from frozen_jax import checkpoints
 from tests.end_to_end import training_process
+from tests.end_to_end.forked import ONE_DEVICE
 
 ROOT = Path(__file__).parents[2]
 TIMES = {"seconds_per_step", "examples_per_second", "real_tokens_per_second", "padding_tokens_per_second"}
@@ -31,7 +32,7 @@ DEATHS = [
 
 def train(folder, *moment):
     """Trains in a process on one device, and returns its exit status and what it printed."""
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "XLA_FLAGS": ONE_DEVICE, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, training_process.__file__, str(folder), *map(str, moment)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     return done.returncode, done.stdout, done.stderr

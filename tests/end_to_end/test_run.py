@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end import forked
+from tests.end_to_end.forked import ONE_DEVICE
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--gin_file=tests/end_to_end/tiny.gin"]
@@ -19,8 +20,8 @@ INPUTS = [" ".join(f"w{5 + (i * 7 + j) % 90}" for j in range(3 + i % 4)) for i i
 
 def run(*arguments, gin_files=TINY, **options):
     """Runs run.py on one device."""
-    environment = {**os.environ, "XLA_FLAGS": "", "FROZEN_JAX_CACHE": os.environ.get("FROZEN_JAX_CACHE", "")}
-    environment = {name: value for name, value in environment.items() if value or name == "XLA_FLAGS"}
+    environment = {**os.environ, "XLA_FLAGS": ONE_DEVICE, "FROZEN_JAX_CACHE": os.environ.get("FROZEN_JAX_CACHE", "")}
+    environment = {name: value for name, value in environment.items() if value}
     given = [*gin_files, *map(str, arguments)]
     if not options and "PYTHONPATH" not in environment:
         return forked.run(given, environment)

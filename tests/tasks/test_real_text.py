@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import os
 import re
 import subprocess
@@ -14,9 +15,10 @@ import pytest
 import seqio
 
 import tasks
-from frozen_jax import answering, data
+from frozen_jax import answering, data, text_metrics
 from frozen_jax.batching import Batches
 from frozen_jax.evaluation import judge
+from frozen_jax.retrieval import corpora
 from frozen_jax.tokenizer import lm_tokenizer
 from tasks import (
     arc,
@@ -27,6 +29,7 @@ from tasks import (
     copa,
     hellaswag,
     hotpotqa,
+    hotpotqa_open,
     imdb,
     mixtures,
     mrpc,
@@ -37,6 +40,7 @@ from tasks import (
     socialiqa,
     squad,
     squad_answerable,
+    squad_open,
     sst2,
     winogrande,
 )
@@ -44,7 +48,7 @@ from tasks.splits import SPLITS, normalize
 from tests.task_batches import train_batches
 
 CHOICE_TASKS = (boolq, commonsenseqa, copa, hellaswag, openbookqa, piqa, sciq, socialiqa, winogrande)
-OTHERS = (cb, hotpotqa, imdb, mrpc, rte, squad, squad_answerable, sst2)
+OTHERS = (cb, hotpotqa, hotpotqa_open, imdb, mrpc, rte, squad, squad_answerable, squad_open, sst2)
 MODULES = {module.TASK.name: module for module in (*CHOICE_TASKS, *OTHERS)} | {
     task.name: SimpleNamespace(TASK=task, examples=functools.partial(arc.examples, task.name))
     for task in (arc.EASY, arc.CHALLENGE)
@@ -59,7 +63,8 @@ NUMBERS_OF_CHOICES = {  # where there are not two
     "sciq_from_validation": {4},
     "socialiqa": {2, 3},
 }
-WITH_CHOICES = sorted({*MODULES} - {"squad_reading_from_validation"})
+WITHOUT_CHOICES = {module.TASK.name for module in (hotpotqa_open, squad, squad_open)}
+WITH_CHOICES = sorted({*MODULES} - WITHOUT_CHOICES)
 MOST = {"hellaswag": 1000}  # examples of the test split to look at
 MAJORITY = {  # of the most frequent answer in the test split, where all examples have the same choices
     "boolq": 0.622,
@@ -114,6 +119,7 @@ def test_every_record_is_in_one_split():
         "commonsenseqa": 9741 + 1221,
         "copa_from_validation": 100,
         "hellaswag": 39905 + 10042 - 145,
+        "hotpotqa_open_from_validation": 7405,
         "hotpotqa_type_from_validation": 7405,
         "imdb_sentiment": 50000,
         "mrpc_from_validation": 408,
@@ -123,6 +129,7 @@ def test_every_record_is_in_one_split():
         "sciq_from_validation": 1000,
         "socialiqa": 33410 + 1954,
         "squad_answerable_from_validation": 11873,
+        "squad_open_from_validation": 5928,
         "squad_reading_from_validation": 5928,
         "sst2_from_validation": 872,
         "winogrande": 40398 + 1267,
@@ -172,6 +179,52 @@ def test_no_article_of_hotpotqa_stands_in_two_splits():
         for members in hotpotqa.records().values()
     ]
     assert len(set.union(*articles)) == sum(map(len, articles))
+
+
+def questions_of(module):
+    """The questions of each split of a task over HotpotQA, whatever stands before them."""
+    instruction = "Is the type of this question comparison or bridge? "
+    splits = module.examples().items()
+    return {split: {e["inputs"].removeprefix(instruction).strip() for e in members} for split, members in splits}
+
+
+def test_the_two_tasks_of_hotpotqa_overlap_as_is_written_down():
+    opened, typed = questions_of(hotpotqa_open), questions_of(hotpotqa)
+    counts = {(one, other): len(opened[one] & typed[other]) for one in SPLITS for other in SPLITS}
+    assert {pair: count for pair, count in counts.items() if count} == {
+        ("train", "train"): 5924,
+        ("validation", "train"): 1,
+        ("validation", "validation"): 369,
+        ("test", "validation"): 371,
+        ("test", "test"): 740,
+    }
+
+
+def test_no_gold_paragraph_of_hotpotqa_stands_in_two_splits():
+    gold = [{name for example in members for name in example["gold"]} for members in hotpotqa_open.examples().values()]
+    assert len(set.union(*gold)) == sum(map(len, gold))
+    assert {len(set(e["gold"])) for members in hotpotqa_open.examples().values() for e in members} == {2}
+
+
+def test_answers_of_yes_and_no():
+    splits = hotpotqa_open.examples().items()
+    counts = {split: sum(text_metrics.is_yes_or_no(e["answers"]) for e in members) for split, members in splits}
+    assert counts == {"train": 361, "validation": 21, "test": 76}
+    assert [len(hotpotqa_open.questions(split)) for split in SPLITS] == [5924, 370, 1111]
+
+
+@pytest.mark.parametrize(
+    ("module", "corpus", "count"), [(hotpotqa_open, "hotpotqa", 66635), (squad_open, "squad", 1204)]
+)
+def test_gold_paragraphs_are_in_the_corpus(module, corpus, count):
+    with corpora.path_of(corpus).open(encoding="utf-8") as lines:
+        passages = {passage["id"]: passage for passage in map(json.loads, lines)}
+    assert len(passages) == count
+    assert all(passage["text"].strip() for passage in passages.values())
+    for example in module.examples()["test"]:
+        assert all(name.startswith(passages[name]["title"] + "#") for name in example["gold"])
+        if module is squad_open:
+            assert all(answer in passages[example["gold"][0]]["text"] for answer in example["answers"])
 
 
 def test_imdb_holds_the_copies_that_its_page_speaks_of():

@@ -7,6 +7,8 @@
     encoder.block.0...relative_attention_bias.weight [buckets, H] encoder/relpos_bias/rel_embedding [H, buckets]
     lm_head.weight [V, D]                                         decoder/logits_dense/kernel [D, V]
 
+A T5EncoderModel (GTR, Sentence-T5) has the first half of them.
+
 Torch's Linear keeps its matrix as [out, in], and transformers its bias table as [buckets, H]: both are read transposed.
 """
 
@@ -69,6 +71,8 @@ def open_folder(source: str, folder: pathlib.Path, settings: Settings, keywords:
         UserError: if the settings make no T5, or a file is missing, corrupt, or pickled.
     """
     tensors = open_tensors(source, folder)
+    if _COPIES[0] in tensors:  # some programs keep the copy and not `shared`
+        tensors.setdefault("shared.weight", tensors[_COPIES[0]])
     t5 = _config(settings)
     arrays = {
         canonical_name(name, per_layer_bias=t5.relative_position_bias_per_layer): stored
@@ -127,7 +131,7 @@ def _config(settings: Settings) -> T5Config:
         head_dim=settings.count("d_kv"),
         mlp_dim=settings.count("d_ff"),
         num_encoder_layers=layers,
-        num_decoder_layers=settings.count("num_decoder_layers", layers),
+        num_decoder_layers=0 if _is_encoder(settings) else settings.count("num_decoder_layers", layers),
         mlp_activations=FEED_FORWARD[feed_forward],
         relative_position_buckets=settings.count("relative_attention_num_buckets", 32),
         relative_position_max_distance=settings.count("relative_attention_max_distance", 128),
@@ -137,6 +141,12 @@ def _config(settings: Settings) -> T5Config:
         eos_id=settings.token("eos_token_id", 1),
         pad_id=settings.token("pad_token_id", 0),
     )
+
+
+def _is_encoder(settings: Settings) -> bool:
+    """Whether it is a T5EncoderModel (or mT5's or umT5's), whose config still counts layers of a decoder."""
+    said = settings.get("architectures")
+    return isinstance(said, list) and any(str(name).endswith("EncoderModel") for name in said)
 
 
 def _settle_head(source: str, settings: Settings, arrays: dict[str, StoredArray]) -> bool:

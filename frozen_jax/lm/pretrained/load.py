@@ -4,6 +4,7 @@
     lm = load_lm("google/flan-t5-small", revision="refs/pr/1")
     lm = load_lm("models/Llama-3.2-1B-Instruct-Q8_0.gguf")
     lm = load_lm("gs://bucket/t5_1_1_xxl/checkpoint_1000000", mesh=mesh, mlp_activations=("gelu", "linear"))
+    lm = load_lm("titler-t5-small", num_decoder_layers=0)  # its encoder alone
 
 A model stacks layers into one array a parameter (`encoder/layers/attention/query/kernel` [L, D, H*K]); sources keep
 them apart (`encoder/layers_0/...`). With a mesh, each device's shard is read from the files on its own, so that no host
@@ -89,7 +90,7 @@ def open_checkpoint(source: str, *, revision: str | None = None, **config: Any) 
     Raises:
         UserError: as `load_lm`.
     """
-    checkpoint = _opener(source, revision)(source, **config)
+    checkpoint = _without_decoder(_opener(source, revision)(source, **config))
     layers = sum(value for field, value in vars(checkpoint.config).items() if field.endswith("_layers"))
     if layers > len(checkpoint.arrays):  # before a table of that length is made
         raise UserError(f"{source}: {layers} layers by the config, but {len(checkpoint.arrays)} arrays in the files")
@@ -97,6 +98,14 @@ def open_checkpoint(source: str, *, revision: str | None = None, **config: Any) 
         check_config(source, checkpoint.config)
     check_arrays(checkpoint, canonical_shapes(checkpoint.config))
     return checkpoint
+
+
+def _without_decoder(checkpoint: Checkpoint) -> Checkpoint:
+    """Leaves the decoder out of a T5 that shall have none: `num_decoder_layers=0` loads an encoder from any source."""
+    if not isinstance(checkpoint.config, T5Config) or checkpoint.config.num_decoder_layers:
+        return checkpoint
+    arrays = {name: stored for name, stored in checkpoint.arrays.items() if not name.startswith("decoder/")}
+    return dataclasses.replace(checkpoint, arrays=arrays)
 
 
 def canonical_shapes(config: T5Config | LlamaConfig) -> dict[str, tuple[int, ...]]:

@@ -96,6 +96,20 @@ def test_keywords_reach_the_config():
     hash(lm.config)
 
 
+def test_an_encoder_alone_is_the_same_encoder_from_any_source(tmp_path):
+    whole = written.fixture_params()
+    encoder = {name: array for name, array in whole.items() if not name.startswith("decoder/")}
+    folder = written.transformers_folder(
+        tmp_path, encoder, architectures=["T5EncoderModel"]
+    )  # counts its decoder still
+    lms = [load_lm(LEGACY, mlp_activations=GATED, num_decoder_layers=0), load_lm(str(folder))]
+    for lm in lms:
+        written.assert_same(written.loaded_params(lm), encoder)
+    assert lms[0].fingerprint == lms[1].fingerprint != load_lm(LEGACY, mlp_activations=GATED).fingerprint
+    with pytest.raises(UserError, match=r"the array decoder/decoder_norm/scale .* is missing"):
+        load_lm(str(written.transformers_folder(tmp_path, encoder)))
+
+
 @pytest.mark.parametrize(
     ("config", "match"),
     [

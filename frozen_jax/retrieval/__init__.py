@@ -1,0 +1,1 @@
+"""Passages, retrievers, re-ranking and packing: text in, text out."""
