@@ -12,11 +12,13 @@ else, so a frozen weight has no gradient, no optimizer state and no place in a c
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from frozen_jax.errors import UserError
@@ -104,6 +106,20 @@ def split(model: nnx.Module, mask: Mask) -> tuple[Any, Parameters, Parameters]:
     flat = {"/".join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(state)}
     trained = {path: array for path, array in flat.items() if mask[path]}
     return graphdef, trained, {path: array for path, array in flat.items() if not mask[path]}
+
+
+def digest(parameters: Mapping[Any, Any]) -> str:
+    """Returns a hash, in hexadecimal, of parameters as they are in memory: names, types, shapes and bits.
+
+    Args:
+        parameters: path → array; paths may be of any kind that `str` tells apart.
+    """
+    found = hashlib.sha256()
+    for path in sorted(parameters, key=str):
+        array = np.asarray(parameters[path])
+        found.update(f"{path} {array.dtype} {array.shape}\n".encode())
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
 
 
 def merge(graphdef: Any, trained: Parameters, frozen: Parameters) -> Any:

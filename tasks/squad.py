@@ -60,6 +60,17 @@ def records() -> dict[str, list[dict[str, Any]]]:
     return carve(found, [must_not_leak(record) for record in found], HELD_OUT)
 
 
+def answerable() -> dict[str, list[dict[str, Any]]]:
+    """The records of the answerable questions.
+
+    Returns:
+        Those of each split.
+    """
+    return {
+        split: [record for record in members if not record["is_impossible"]] for split, members in records().items()
+    }
+
+
 @functools.cache
 def examples() -> dict[str, list[Example]]:
     """The answerable questions.
@@ -67,10 +78,7 @@ def examples() -> dict[str, list[Example]]:
     Returns:
         The examples of each split.
     """
-    return {
-        split: [example(record) for record in members if not record["is_impossible"]]
-        for split, members in records().items()
-    }
+    return {split: [example(record) for record in members] for split, members in answerable().items()}
 
 
 def example(record: Mapping[str, Any]) -> Example:

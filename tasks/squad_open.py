@@ -46,10 +46,7 @@ def examples() -> dict[str, list[Example]]:
     Returns:
         The examples of each split.
     """
-    return {
-        split: [example(record) for record in members if not record["is_impossible"]]
-        for split, members in squad.records().items()
-    }
+    return {split: [example(record) for record in members] for split, members in squad.answerable().items()}
 
 
 def example(record: Mapping[str, Any]) -> Example:

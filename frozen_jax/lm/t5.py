@@ -322,9 +322,7 @@ class T5(LanguageModel):
     @property
     def _writer(self) -> Decoder:
         if not self.config.num_decoder_layers:
-            raise UserError(
-                f"{self.name} was loaded as an encoder alone, which writes and scores nothing: load all of it"
-            )
+            raise UserError(f"{self.name} was loaded as an encoder alone; to write or score, load it with its decoder")
         return self.decoder
 
     def shift_right(

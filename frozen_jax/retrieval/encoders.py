@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -81,7 +80,7 @@ class Tower:
         self.made = {
             "encoder": "dual encoder",
             "lm": method.lm.fingerprint,
-            "trained": _sum(trained),
+            "trained": freezing.digest(trained),
             "tokenizer": self._tokenizer.sha256,
             "length": length,
         }
@@ -147,7 +146,11 @@ class SentenceTransformers:
             said = " ".join(str(error).split())[:200]
             raise UserError(f"sentence-transformers loads no model {name!r}: {said}") from error
         weights = {key: tensor.float().cpu().numpy() for key, tensor in self._model.state_dict().items()}
-        self.made = {"encoder": "sentence-transformers", "weights": _sum(weights), "modules": str(self._model)}
+        self.made = {
+            "encoder": "sentence-transformers",
+            "weights": freezing.digest(weights),
+            "modules": str(self._model),
+        }
 
     def encode(self, texts: Sequence[str]) -> Float[np.ndarray, "B D"]:
         """Returns a vector for each text.
@@ -165,13 +168,3 @@ def _check_fits(
         place = held[name].shape if name in held else "absent"
         if array.shape != place:
             raise UserError(f"{checkpoint}: {name} is {array.shape} in the checkpoint and {place} in the dual encoder")
-
-
-def _sum(arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> str:
-    """What identifies weights, as sha256 in hexadecimal."""
-    total = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        total.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        total.update(array.reshape(-1).view(np.uint8).data)
-    return total.hexdigest()

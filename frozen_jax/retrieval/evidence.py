@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import gin
 import numpy as np
+from etils import epath
 
 from frozen_jax.errors import UserError
 from frozen_jax.retrieval.base import NONE, Corpus, Hits, Passage, Retriever
@@ -48,7 +49,7 @@ class Finds(Protocol):
     """
 
     corpus: Any
-    directory: str
+    directory: epath.PathLike
 
     @property
     def made(self) -> Mapping[str, Any]:
@@ -69,7 +70,9 @@ class Evidence:
         directory: where the stages are kept.
     """
 
-    def __init__(self, retriever: Retriever, directory: str, reranker: Reranks | None = None, hits: int = 100) -> None:
+    def __init__(
+        self, retriever: Retriever, directory: epath.PathLike, reranker: Reranks | None = None, hits: int = 100
+    ) -> None:
         """Holds the stages; reads nothing yet.
 
         Args:
@@ -142,7 +145,7 @@ class GoldEvidence:
 
     made: Mapping[str, Any]
 
-    def __init__(self, corpus: Any, directory: str) -> None:
+    def __init__(self, corpus: Any, directory: epath.PathLike) -> None:
         """Holds the corpus.
 
         Args:

@@ -113,21 +113,21 @@ def pack(
             "and its passages: shorten it, or allow a longer input"
         )
 
-    def fits(passages: Sequence[Passage]) -> bool:
-        return count(template.fill(question, passages)) <= length
-
     kept: dict[int, Passage] = {}
-    room = length - alone
+    tokens = alone
+
+    def with_one_more(passage: Passage) -> int:
+        return count(template.fill(question, [*kept.values(), passage]))
+
     for rank, (passage, size) in enumerate(zip(passages, sizes, strict=True)):
-        if size <= room and fits([*kept.values(), passage]):  # the size alone rules most of them out
-            kept[rank] = passage
-            room = length - count(template.fill(question, list(kept.values())))
+        # The size alone rules most of them out.
+        if size <= length - tokens and (longer := with_one_more(passage)) <= length:
+            kept[rank], tokens = passage, longer
         elif cut_last:
-            if (cut := _cut(passage, lambda shorter: fits([*kept.values(), shorter]))) is not None:
-                kept[rank] = cut
+            if (cut := _cut(passage, lambda shorter: with_one_more(shorter) <= length)) is not None:
+                tokens, kept[rank] = with_one_more(cut), cut
             break
-    text = template.fill(question, list(kept.values()))
-    return Packed(text, list(kept), count(text))
+    return Packed(template.fill(question, list(kept.values())), list(kept), tokens)
 
 
 def _cut(passage: Passage, fits: Callable[[Passage], bool]) -> Passage | None:

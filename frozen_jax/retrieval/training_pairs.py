@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,7 +22,7 @@ from frozen_jax import wheels
 from frozen_jax.errors import UserError
 from frozen_jax.ordering import permutation
 from frozen_jax.retrieval.base import NONE, Corpus, Hits, Retriever
-from frozen_jax.retrieval.chunks import Chunks, Rows
+from frozen_jax.retrieval.evidence import Evidence
 from frozen_jax.retrieval.recall import Question, check, has_answer
 
 Example = dict[str, str | Sequence[str]]
@@ -123,17 +121,9 @@ def kept_hits(retriever: Retriever, questions: Sequence[str], count: int, direct
         The best passages of each question.
 
     Raises:
-        UserError: as `Chunks`.
+        UserError: as `Evidence.find`.
     """
-    sum_of_questions = hashlib.sha256(json.dumps(list(questions)).encode()).hexdigest()
-    made = {"retriever": dict(retriever.made), "count": count, "questions": sum_of_questions}
-    chunks = Chunks(directory, "hits", made, len(questions))
-
-    def search(rows: range) -> Rows:
-        return dict(retriever.search(questions[rows.start : rows.stop], count)._asdict())
-
-    chunks.fill(search, "question")
-    return Hits(**chunks.whole())
+    return Evidence(retriever, directory, hits=count).find([{"inputs": text} for text in questions])["retrieved"]
 
 
 def judge(questions: Sequence[Question], hits: Hits, corpus: Corpus) -> list[Judged]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
@@ -92,10 +90,8 @@ class Job:
         made: dict[str, Any] = {"lms": checkpoints.frozen_lms(model), "dtypes": dtypes, **ends}
         if isinstance(model, Method):
             _, trained, _ = freezing.split(model, self.mask())
-            digest = hashlib.sha256()
-            for name, array in sorted(trained.items()):
-                digest.update(name.encode() + np.asarray(array).tobytes())
-            made |= {"method": type(model).__name__, "settings": list(model.settings), "trained": digest.hexdigest()}
+            what = {"method": type(model).__name__, "settings": list(model.settings)}
+            made |= {**what, "trained": freezing.digest(trained)}
         return Kept(self.directory / "answers", made)
 
     def trained_method(self, path: epath.PathLike | None = None) -> Method:

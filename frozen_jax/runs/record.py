@@ -14,11 +14,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from etils import epath
 from flax import nnx
 
-from frozen_jax import cloud_storage, gin_config
+from frozen_jax import cloud_storage, freezing, gin_config
 from frozen_jax.answering import EvalExample, EvalTask
 from frozen_jax.errors import UserError
 from frozen_jax.evaluation import PerExample, TaskResult, evaluate
@@ -165,13 +164,8 @@ def measure(subject: Subject, model: LanguageModel, column: Column, predictions:
 
 
 def digest(model: nnx.Module) -> str:
-    """Returns a hash of all parameters as they are in memory: names, types, shapes and bits."""
-    found = hashlib.sha256()
-    for path, variable in sorted(nnx.to_flat_state(nnx.state(model)), key=lambda pair: str(pair[0])):
-        array = np.asarray(variable[...])
-        found.update(f"{path} {array.dtype} {array.shape}\n".encode())
-        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return found.hexdigest()
+    """Returns a hash of all parameters of a model, see `freezing.digest`."""
+    return freezing.digest({path: variable[...] for path, variable in nnx.to_flat_state(nnx.state(model))})
 
 
 def _hash(*texts: str) -> str:

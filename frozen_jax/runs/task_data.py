@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from frozen_jax import controls, gin_config, text_files, token_cache
+from frozen_jax import controls, text_files, token_cache
 from frozen_jax.answering import EvalTask
 from frozen_jax.batching import ENCODER_INPUTS, LENGTH_WINDOW, Batches, Ragged, TaskTokens, Tokens, all_buckets
 from frozen_jax.errors import UserError
@@ -71,9 +71,7 @@ class TaskData:
 
     def check_encoder_tokenizer(self) -> None:
         """Raises UserError for an encoder's tokenizer that is bound and that nothing would be tokenized with."""
-        bound, scope = gin_config.bound_to("encoder_tokenizer"), gin.current_scope()
-        names = ["/".join([*scope[:depth], "source"]) for depth in range(len(scope), -1, -1)]  # the innermost counts
-        bound = next((bound[name] for name in names if name in bound), None)
+        bound = gin.get_bindings("encoder_tokenizer").get("source")
         if bound is not None and ENCODER_INPUTS not in self.task_feature_lengths and self.encoder_text is None:
             raise UserError(
                 f"encoder_tokenizer.source is {bound!r}, but TASK_FEATURE_LENGTHS gives {ENCODER_INPUTS!r} no length"

@@ -30,6 +30,15 @@ def test_what_an_encoder_reads_has_a_length_or_is_one_text():
     TaskData("a_task", LENGTHS, encoder_text="Always this.").check_encoder_tokenizer()
 
 
+def test_a_scope_of_gin_may_bind_none():
+    """As that of a re-ranker does, which is trained inside a run whose generator has an encoder of its own."""
+    gin.bind_parameter("reranker/encoder_tokenizer.source", None)
+    with gin.config_scope("reranker"):
+        TaskData("a_task", LENGTHS).check_encoder_tokenizer()
+    with gin.config_scope("other"), pytest.raises(UserError, match="gives 'encoder_inputs' no length"):
+        TaskData("a_task", LENGTHS).check_encoder_tokenizer()
+
+
 def test_a_run_looks_at_it_before_anything_is_trained(tmp_path):
     with pytest.raises(UserError, match="gives 'encoder_inputs' no length"):
         Job(tiny.prompt_tuning(), TaskData("a_task", LENGTHS), str(tmp_path), tiny.mesh(1, 1))
