@@ -134,3 +134,19 @@ def test_twenty_steps_leave_frozen_leaves_bit_identical_and_without_optimizer_st
 
 def _mask(method):
     return freezing.trainable_mask(method, method.rules)
+
+
+def test_a_digest_tells_names_types_shapes_and_bits_apart():
+    zeros = np.zeros((2, 3), np.float32)
+    negative = zeros.copy()
+    negative[1, 2] = -0.0
+    trees = [
+        {"a": zeros},
+        {"b": zeros},
+        {"a": zeros.astype(np.int32)},
+        {"a": zeros.T},
+        {"a": negative},
+        {"a": zeros, "b": zeros},
+    ]
+    assert len({freezing.digest(tree) for tree in trees}) == len(trees)
+    assert freezing.digest({"b": zeros, "a": negative}) == freezing.digest({"a": jax.numpy.array(negative), "b": zeros})

@@ -28,7 +28,7 @@ from frozen_jax.retrieval.chunks import Chunks, Rows
 from frozen_jax.retrieval.encoders import Encoder
 from frozen_jax.retrieval.exact_search import ExactSearch
 
-_CHUNK = 4096  # vectors a file: Wikipedia's 21 million are 5,000 files, and a kill costs a minute
+_CHUNK = 4096  # vectors a file: Wikipedia's 21 million are 5,000 files, and a kill costs no more than one
 _ROWS = 65_536  # of a file of vectors, looked at together
 
 

@@ -64,3 +64,10 @@ def test_gold_passages_are_found_by_their_ids(tmp_path: pathlib.Path) -> None:
 def test_nothing_to_retrieve_is_a_mistake(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"Evidence\.hits is 0; retrieve at least one"):
         Evidence(NearNumbers(), str(tmp_path), hits=0)
+
+
+def test_as_many_other_questions_are_not_the_same(tmp_path: pathlib.Path) -> None:
+    first = Evidence(NearNumbers(), str(tmp_path), Reversed(), hits=3).find(QUESTIONS[:4])
+    others = Evidence(NearNumbers(), str(tmp_path), Reversed(), hits=3).find(QUESTIONS[5:9])
+    for one, other in zip(first.values(), others.values(), strict=True):
+        assert not (one.passages == other.passages).all()
