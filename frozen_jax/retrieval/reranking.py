@@ -25,7 +25,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from frozen_jax import checkpoints, freezing
-from frozen_jax.batching import Tokens, bucket_of, default_buckets, pad, rounded_up
+from frozen_jax.batching import Tokens, pad, rounded_up
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.methods.base import Method
@@ -34,6 +34,9 @@ from frozen_jax.retrieval.training_pairs import TEMPLATE
 from frozen_jax.tokenizer import load_tokenizer
 
 WORDS = ("true", "false")
+WIDTH_STEP = 32
+"""Pairs are padded to multiples of it. Our choice: over BM25's 100 for 32 questions of HotpotQA 10% is padding, and 21%
+with powers of two and what lies half-way; steps of 16 pad 5%, for twice as many programs to compile."""
 
 
 @gin.configurable
@@ -154,7 +157,7 @@ class Reranker:
 
     def _scores(self, pairs: list[Tokens], size: int) -> Float[np.ndarray, " N"]:
         """Of one batch, which is filled up: the words are two answers to an input that is read once."""
-        width = bucket_of(len(pairs[0]), default_buckets(self._max_length, between=True))
+        width = min(self._max_length, -(-len(pairs[0]) // WIDTH_STEP) * WIDTH_STEP)
         tokens, mask = pad([*pairs, *pairs[:1] * (size - len(pairs))], width, self._lm.pad_id)
         answers, lengths = np.tile(self._words, (size, 1)), np.ones(2 * size, np.int32)
         nats = np.asarray(self._lm.score(tokens, answers, inputs_lengths=mask.sum(1), targets_lengths=lengths))

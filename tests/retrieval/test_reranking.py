@@ -105,11 +105,11 @@ def test_of_a_script_without_spaces_a_passage_is_cut_as_well(make, monkeypatch):
 
 
 def test_pairs_of_many_lengths_share_few_programs(make):
-    reranker = make(tiny.t5(emb_dim=24), max_length=32)
+    reranker = make(tiny.t5(emb_dim=24), max_length=80)
     before = base._run._cache_size()
-    passages = [Passage("", "", "one " * count) for count in range(1, 31)]
-    reranker.score(["two"] * 30, passages)
-    assert base._run._cache_size() - before == 3  # of 16, 24 and 32 tokens
+    passages = [Passage("", "", "one " * count) for count in range(1, 91)]
+    reranker.score(["two"] * 90, passages)
+    assert base._run._cache_size() - before == 3  # of 32, 64 and 80 tokens
 
 
 @pytest.mark.parametrize(
