@@ -19,7 +19,7 @@ import functools
 import itertools
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -232,7 +232,8 @@ class Batches:
         if length_window < 1:
             raise UserError(f"length_window is {length_window}; give a number of batches, 1 to group nothing")
         self.tasks = list(tasks)
-        self._batch_size, self._length_window, self._pad_id, self._seed = batch_size, length_window, pad_id, seed
+        self.beside: Callable[[Sequence[tuple[int, int]], Batch], Batch] | None = None  # puts more into a batch
+        self.batch_size, self._length_window, self._pad_id, self._seed = batch_size, length_window, pad_id, seed
         rows = batch_size // process_count
         self._local = slice(process_index * rows, (process_index + 1) * rows)
         features = features_of(self.tasks[0].features)
@@ -255,13 +256,13 @@ class Batches:
         with self._lock:
             if self._latest[0] != window:
                 self._latest = (window, self._window(window))
-            return self._latest[1][place * self._batch_size : (place + 1) * self._batch_size]
+            return self._latest[1][place * self.batch_size : (place + 1) * self.batch_size]
 
     def _window(self, window: int) -> list[tuple[int, int]]:
         """The rows of all batches of a window, one batch after the other."""
-        count = self._length_window * self._batch_size
+        count = self._length_window * self.batch_size
         tasks, draws = self._mixture.draws(window * count, count)
-        turns = permutation(self._length_window, self._seed, "length window", window).repeat(self._batch_size)
+        turns = permutation(self._length_window, self._seed, "length window", window).repeat(self.batch_size)
         examples = np.empty_like(draws)
         for task in np.unique(tasks):
             here = np.flatnonzero(tasks == task)
@@ -273,20 +274,24 @@ class Batches:
         return list(zip(tasks.tolist(), examples.tolist(), strict=True))
 
     def batch(self, number: int) -> Batch:
-        """This process's rows of a global batch.
+        """This process's rows of global batch k, padded to the bucket of the longest row of all.
 
         Args:
             number: k.
 
         Returns:
-            The rows, padded to the bucket of the longest row of the global batch.
+            The rows.
         """
-        rows = self.rows(number)
+        return self.of(self.rows(number))
+
+    def of(self, rows: Sequence[tuple[int, int]]) -> Batch:
+        """The same of any examples, named as `rows` names them."""
         inputs, inputs_mask = self._padded("inputs", rows)
         targets, targets_mask = self._padded("targets", rows)
         others = {name: kind for name, kind in OPTIONAL_FEATURES.items() if name in self._buckets}
         beside: dict[str, Any] = {name: kind(*self._padded(name, rows)) for name, kind in others.items()}
-        return Batch(inputs, inputs_mask, targets, _weights(targets_mask), self._segments(rows), **beside)
+        found = Batch(inputs, inputs_mask, targets, _weights(targets_mask), self._segments(rows), **beside)
+        return found if self.beside is None else self.beside(rows[self._local], found)
 
     def iterate(self, start: int = 0, prefetch: int = 2) -> Prefetched:
         """The batches from a position on, made ahead of time by a thread.

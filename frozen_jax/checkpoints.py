@@ -43,6 +43,7 @@ def describe(
     seed: int,
     gin_config: str = "",
     encoder_text: str | None = None,
+    train_half: int | None = None,
 ) -> dict[str, Any]:
     """Returns the JSON description that goes into every checkpoint of a run.
 
@@ -52,6 +53,7 @@ def describe(
         seed: of the training.
         gin_config: that makes the run again.
         encoder_text: what the method's encoder read in place of every example's inputs.
+        train_half: which half of the training examples it saw, see `ordering.half`.
     """
     return {
         "format": FORMAT,
@@ -60,6 +62,7 @@ def describe(
         "frozen_lms": frozen_lms(method),
         "seed": seed,
         "encoder_text": encoder_text,
+        "train_half": train_half,
         "trained": {path: list(array.shape) for path, array in trained.items()},
         "gin_config": gin_config,
     }
@@ -225,8 +228,8 @@ def _reading(folder: epath.Path) -> Iterator[None]:
         with cloud_storage.refusals_explained(folder):
             yield
     except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"checkpoint {folder} is damaged or incomplete: {_reason(error)}; delete it to use the one before it"
-        raise UserError(message) from error
+        advice = "delete it to use the one before it"
+        raise UserError(f"checkpoint {folder} is damaged or incomplete: {_reason(error)}; {advice}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -254,10 +257,11 @@ _DESCRIBED: dict[str, Callable[[Any], bool]] = {
     "settings": lambda found: isinstance(found, dict),
     "seed": lambda found: isinstance(found, int),
     "encoder_text": lambda found: isinstance(found, str | None),
+    "train_half": lambda found: found in (None, 0, 1),
     "frozen_lms": lambda found: _are_lms(found) and bool(found),
     "trained": _are_shapes,
 }
-_DEFAULTS = {"settings": {}, "encoder_text": None}  # of descriptions from before there were such
+_DEFAULTS = {"settings": {}, "encoder_text": None, "train_half": None}  # of descriptions from before there were such
 
 
 def read_description(checkpoint: epath.PathLike) -> dict[str, Any]:
@@ -371,7 +375,7 @@ def _bytes_in(path: epath.Path) -> int:
 def _check_same(directory: epath.Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     _check_lms(directory, found["frozen_lms"], wanted["frozen_lms"])
     _check_settings(directory, found["settings"], wanted["settings"])
-    differences = [(key, found[key], wanted[key]) for key in ("method", "seed", "encoder_text")]
+    differences = [(key, found[key], wanted[key]) for key in ("method", "seed", "encoder_text", "train_half")]
     shapes = [{name: tuple(shape) for name, shape in described["trained"].items()} for described in (found, wanted)]
     names = sorted(shapes[0].keys() | shapes[1].keys())
     differences += [(name, *(tree.get(name, "absent") for tree in shapes)) for name in names]
@@ -392,7 +396,5 @@ def _check_lms(path: epath.Path, found: Mapping[str, Any], held: Mapping[str, An
     for lm in found.values():
         if lm["fingerprint"] not in prints:
             names = " and ".join(f"{other['name']!r} ({other['fingerprint'][:12]})" for other in held.values())
-            raise UserError(
-                f"{path}: trained beside the LM {lm['name']!r} ({lm['fingerprint'][:12]}), not beside {names}; "
-                "load that LM"
-            )
+            was = f"{lm['name']!r} ({lm['fingerprint'][:12]})"
+            raise UserError(f"{path}: trained beside the LM {was}, not beside {names}; load that LM")

@@ -26,7 +26,7 @@ from frozen_jax import cloud_storage, intervals
 from frozen_jax.answering import Answers, EvalExample, EvalTask, Model, Rows, answer
 from frozen_jax.errors import UserError
 from frozen_jax.intervals import Interval
-from frozen_jax.prepared import texts
+from frozen_jax.prepared import SHOWN, texts
 from frozen_jax.retrieval.chunks import Chunks
 
 
@@ -309,5 +309,5 @@ def _prediction(answers: Answers, row: int, example: EvalExample) -> dict[str, A
     if answers.seconds is not None:
         line["seconds"] = round(float(answers.seconds[row]), 3)
     known = texts(example)
-    line |= {name: known[name] for name in ("question", "answers", "gold", "passages") if name in known}
+    line |= {name: known[name] for name in ("question", "answers", "gold", *SHOWN) if name in known}
     return line | ({"choice_scores": answers.choice_scores[row]} if answers.choice_scores[row] else {})

@@ -41,6 +41,8 @@ def parameter_paths(model: nnx.Module) -> dict[str, list[str]]:
 
 
 def _children(node: Any) -> list[tuple[Any, Any]]:
+    if isinstance(node, nnx.List):
+        return list(enumerate(node))
     if isinstance(node, nnx.Module):
         return [(name, child) for name, child in vars(node).items() if not name.startswith("_pytree")]
     if isinstance(node, Mapping):

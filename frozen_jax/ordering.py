@@ -62,6 +62,19 @@ def sample(count: int, most: int | None, seed: int, name: str) -> list[int]:
     return np.sort(permutation(count, seed, name, "evaluation")[:most]).tolist()
 
 
+def half(text: str) -> int:
+    """Which half of the training examples one is in, for what is trained on one half and used on the other.
+
+    Args:
+        text: its inputs. Nothing else decides, so that no example is in both, whatever the seed and the sample; nor do
+            upper case and spaces.
+
+    Returns:
+        0 or 1.
+    """
+    return int(random_bits(1, "half", " ".join(text.lower().split()))[0] % np.uint64(2))
+
+
 class EpochOrder:
     """The order of one task's examples: every epoch holds each of them once, in an order of its own."""
 

@@ -19,6 +19,8 @@ from frozen_jax.batching import ENCODER_INPUTS, Ragged, TaskTokens, Tokens
 
 Prepare = Callable[[Sequence[Mapping[str, Any]], str, int], Mapping[str, Sequence[Mapping[str, Any]]]]
 Tokenize = Callable[[Mapping[str, Any]], Tokens]  # an example's inputs → tokens
+CHOICES = "choose_among"  # texts of which the likeliest is to be the answer, where a method lets one be chosen
+SHOWN = ("passages", "candidates")  # what methods put beside a question, and people want to see beside its answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Preparing:
         length: the most tokens of inputs.
         inputs: of an example to tokens.
         encoder_inputs: inputs to what an encoder reads; gives None where it reads the inputs.
+        choice: an answer that can be chosen to tokens.
     """
 
     prepare: Prepare
     length: int
     inputs: Tokenize
     encoder_inputs: Callable[[str], Tokens | None]
+    choice: Callable[[str], Tokens]
 
     def eval_tasks(self, task: EvalTask) -> list[EvalTask]:
         """Prepares the examples of a split.
@@ -49,7 +53,8 @@ class Preparing:
         Raises:
             UserError: as the method; if it makes longer inputs than there may be.
         """
-        sets = self.prepare([texts(example) for example in task.examples], task.split, self.length)
+        given = [{**texts(example), "task": task.name, "index": example.index} for example in task.examples]
+        sets = self.prepare(given, task.split, self.length)
         return [
             dataclasses.replace(
                 task,
@@ -73,14 +78,7 @@ class Preparing:
             UserError: as `eval_tasks`.
         """
         (found,) = self.eval_tasks(task)
-        features = {
-            "inputs": Ragged.from_sequences(example.inputs for example in found.examples),
-            "targets": Ragged.from_sequences(example.targets for example in found.examples),
-        }
-        read = [example.encoder_inputs for example in found.examples]
-        if sequences := [tokens for tokens in read if tokens is not None]:
-            features[ENCODER_INPUTS] = Ragged.from_sequences(sequences)
-        return TaskTokens(found.name, features, rate)
+        return as_tokens(found, rate)
 
     def _example(self, old: EvalExample, new: Mapping[str, Any]) -> EvalExample:
         tokens, text = self.inputs(new), shown(new["inputs"])
@@ -88,9 +86,30 @@ class Preparing:
             old,
             inputs=tokens,
             inputs_text=text,
-            raw={**old.raw, **{name: new[name] for name in ("question", "passages") if name in new}},
+            choices={text: self.choice(text) for text in new.get(CHOICES, ())} or old.choices,
+            raw={**old.raw, **{name: new[name] for name in ("question", *SHOWN) if name in new}},
             encoder_inputs=self.encoder_inputs(text),
         )
+
+
+def as_tokens(task: EvalTask, rate: float) -> TaskTokens:
+    """Examples as training takes them.
+
+    Args:
+        task: whose examples.
+        rate: of the task in its mixture.
+
+    Returns:
+        Their tokens.
+    """
+    features = {
+        "inputs": Ragged.from_sequences(example.inputs for example in task.examples),
+        "targets": Ragged.from_sequences(example.targets for example in task.examples),
+    }
+    read = [example.encoder_inputs for example in task.examples]
+    if sequences := [tokens for tokens in read if tokens is not None]:
+        features[ENCODER_INPUTS] = Ragged.from_sequences(sequences)
+    return TaskTokens(task.name, features, rate)
 
 
 def texts(example: EvalExample) -> dict[str, Any]:

@@ -241,8 +241,8 @@ POSTPROCESSORS: dict[str, Callable[..., Any]] = {
 
 def _best(measure: Callable[[str, str], float], answers: Sequence[str], prediction: str) -> float:
     """Against the answers that say something: three in SQuAD are a lone full stop, which nothing at all would match."""
-    normalized = filter(None, map(normalize_answer, answers))
-    return max((measure(answer, normalize_answer(prediction)) for answer in normalized), default=0.0)
+    normalized, given = filter(None, map(normalize_answer, answers)), normalize_answer(prediction)
+    return max((measure(answer, given) for answer in normalized), default=0.0)
 
 
 def _exact_match(answer: str, prediction: str) -> float:

@@ -54,6 +54,18 @@ class Negatives(NamedTuple):
     mask: Bool[Array, "B N"]
 
 
+class FirstPass(NamedTuple):
+    """What the first pass of a frozen LM has made of a batch; Q is as many positions as its decoder reads.
+
+    Attributes:
+        encoder: [B, S, D] hidden states; None for an LM that only decodes.
+        decoder: [B, Q, D] hidden states.
+    """
+
+    encoder: Float[Array, "B S D"] | None
+    decoder: Float[Array, "B Q D"]
+
+
 class Batch(NamedTuple):
     """One batch of examples, padded on the right.
 
@@ -68,6 +80,7 @@ class Batch(NamedTuple):
         segments: of packed rows; None where every row is one example.
         encoder_inputs: what the encoder of a prompt generator reads instead of the inputs; None where it reads them.
         negatives: passages that do not answer the inputs, for a retriever to learn from; None without any.
+        first_pass: see `first_pass`; None where it is to be computed.
     """
 
     inputs: Int[Array, "B S"]
@@ -77,3 +90,4 @@ class Batch(NamedTuple):
     segments: Segments | None = None
     encoder_inputs: EncoderInputs | None = None
     negatives: Negatives | None = None
+    first_pass: FirstPass | None = None

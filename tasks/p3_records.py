@@ -1,7 +1,7 @@
 """Our records in the fields of Hugging Face's data sets, which the templates of P3 are written for.
 
 Splits are those of the task files: no example of a test split here is a training example there, nor the other way
-round. What has no task file of its own, TriviaQA and Natural Questions, is split here.
+round. TriviaQA and Natural Questions are split here: by the same keys as in their task files, which hold out more.
 
 Where our source lacks a field it is made again: HellaSwag's contexts are parted as they were (all but ten, at the most,
 of the 10,042 of its test split), ARC's, OpenBookQA's and CommonsenseQA's answers are lettered in their order (ARC has a

@@ -43,7 +43,7 @@ import hashlib
 import io
 import re
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import seqio
 import tensorflow as tf
@@ -100,32 +100,33 @@ def splits() -> list[str]:
     return assign_splits(keys(), HELD_OUT)
 
 
-def examples(split: str) -> Iterator[list[Example]]:
+def articles(split: str, length: int) -> Iterator[list[list[str]]]:
     """Reads the articles of a split, one at a time.
 
     Args:
         split: one of `SPLITS`.
+        length: words of a piece.
 
     Yields:
-        The examples made of one article, in the order of the text; none of a short one.
+        The pieces of one article; none of a short one.
     """
     for record, found in zip(records(), splits(), strict=True):
         if found == split:
-            yield pieces(record)
+            yield pieces(record, length)
 
 
-def pieces(record: Mapping[str, str]) -> list[Example]:
-    """The examples made of one record.
+def pieces(record: Mapping[str, str], length: int) -> list[list[str]]:
+    """The pieces of one article.
 
     Args:
         record: of the source.
+        length: words of a piece.
 
     Returns:
-        The examples, in the order of the text.
+        The words of each piece, in the order of the text.
     """
     words = REFERENCES.sub("", record["text"]).split()
-    starts = range(0, len(words) - 2 * WORDS + 1, 2 * WORDS)
-    return [example(words[start : start + 2 * WORDS]) for start in starts]
+    return [words[start : start + length] for start in range(0, len(words) - length + 1, length)]
 
 
 def example(words: list[str]) -> Example:
@@ -156,30 +157,35 @@ def must_not_leak(record: Mapping[str, str]) -> list[str]:
     return [f"title: {title}", f"text: {text}"]
 
 
-def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
-    """The examples of a split as a dataset, which reads them when it is iterated.
+def source(length: int, example: Callable[[list[str]], Example], sizes: Mapping[str, int]) -> seqio.DataSource:
+    """A seqio source over the pieces of all articles, which are read when a split is iterated.
 
     Args:
-        split: one of `SPLITS`.
-        shuffle_files: from seqio; without meaning here.
-        seed: from seqio; without meaning here.
+        length: words of a piece.
+        example: makes an example of the words of a piece.
+        sizes: how many pieces there are, for mixing rates.
 
     Returns:
-        The dataset, in the order of the file.
+        The source; examples come in the order of the file.
     """
-    del shuffle_files, seed  # the order of training is made behind seqio, see frozen_jax.data
 
-    def articles() -> Iterator[dict[str, list[str]]]:
-        for found in examples(split):
-            yield {name: [str(piece[name]) for piece in found] for name in FEATURES}
+    def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+        del shuffle_files, seed  # the order of training is made behind seqio, see frozen_jax.data
 
-    signature = {name: tf.TensorSpec([None], tf.string) for name in FEATURES}
-    return tf.data.Dataset.from_generator(articles, output_signature=signature).unbatch()
+        def columns() -> Iterator[dict[str, list[str]]]:
+            for article in articles(split, length):
+                found = [example(words) for words in article]
+                yield {name: [str(piece[name]) for piece in found] for name in FEATURES}
+
+        signature = {name: tf.TensorSpec([None], tf.string) for name in FEATURES}
+        return tf.data.Dataset.from_generator(columns, output_signature=signature).unbatch()
+
+    return seqio.FunctionDataSource(dataset, splits=SPLITS, num_input_examples=dict(sizes))
 
 
 TASK = seqio.TaskRegistry.add(
     "wikipedia_lm",
-    source=seqio.FunctionDataSource(dataset, splits=SPLITS, num_input_examples=SIZES),
+    source=source(2 * WORDS, example, SIZES),
     preprocessors=PREPROCESSORS,
     output_features=OUTPUT_FEATURES | {"targets": GOES_ON},
 )

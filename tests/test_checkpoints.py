@@ -187,6 +187,7 @@ def test_a_description_says_what_a_run_was(tmp_path):
         },
         "seed": 3,
         "encoder_text": "a",
+        "train_half": None,
         "trained": {"prompt": [5, 16]},
         "gin_config": "train.train_steps = 1\n",
     }
@@ -419,6 +420,7 @@ def harm(file, damage):
         ({"trained": [1]}, r"its description says trained is \[1\]"),
         ({"settings": [["heads", 2]]}, "its description says settings is"),
         ({"encoder_text": 5}, "its description says encoder_text is 5"),
+        ({"train_half": 2}, "its description says train_half is 2"),
         ({"seed": "0"}, "its description says seed is '0'"),
         ({"format": 2}, "its description has format 2; this version reads 1"),
         ({"frozen_lms": {"lm": "T5"}}, "its description says frozen_lms is"),
@@ -448,9 +450,13 @@ def test_settings_that_shapes_do_not_tell_are_compared(tmp_path):
     assert_same_bits(checkpoints.load_trained(tmp_path, tiny.t5()), state.trained)
     with pytest.raises(UserError, match="holds a run with encoder_text None, not a text; use another MODEL_DIR"):
         restored(tmp_path, description | {"encoder_text": "a text"}, state)
+    with pytest.raises(UserError, match="holds a run with train_half None, not 1; use another MODEL_DIR"):
+        restored(tmp_path, description | {"train_half": 1}, state)
     file = tmp_path / "checkpoints" / "1" / "description" / "metadata"
     stored = json.loads(file.read_text())
-    file.write_text(json.dumps({key: stored[key] for key in stored.keys() - {"settings", "encoder_text"}}))
+    file.write_text(
+        json.dumps({key: stored[key] for key in stored.keys() - {"settings", "encoder_text", "train_half"}})
+    )
     assert_same_bits(checkpoints.load_trained(tmp_path, tiny.input_dependent_prompt_tuning(**four)), state.trained)
 
 

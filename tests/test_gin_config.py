@@ -30,6 +30,13 @@ NEEDED_MACROS = {
     "CORPUS": "squad",
     "EVIDENCE_DIR": "somewhere",
     "RERANKER": "None",
+    "SELECTOR": "None",
+    "CANDIDATES_DIR": "somewhere",
+    "P1_STEPS": "1",
+    "P1_DIR": "somewhere",
+    "P1_FIRST_DIR": "somewhere",
+    "P1_SECOND_DIR": "somewhere",
+    "P1_LENGTHS": '{"inputs": 8, "targets": 2}',
 }
 
 
@@ -239,7 +246,7 @@ def header(file):
 def named(file, word):
     """The macros that a header says the file needs or gives."""
     clause = re.search(rf"{word} (.*?)(\.( |$)|;)", header(file))
-    return set(re.findall(r"\b[A-Z][A-Z_]{3,}\b", clause[1])) if clause else set()
+    return set(re.findall(r"\b[A-Z][A-Z0-9_]{3,}\b", clause[1])) if clause else set()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

@@ -15,6 +15,7 @@ from frozen_jax.lm.t5 import T5, T5Config
 from frozen_jax.methods.base import Method
 from frozen_jax.methods.fine_tuning import FineTuning
 from frozen_jax.methods.input_dependent_prompt_tuning import InputDependentPromptTuning
+from frozen_jax.methods.neural_recursion import NeuralRecursion
 from frozen_jax.methods.prompt_tuning import PromptTuning
 from frozen_jax.optimizers import by_path, clipped
 from frozen_jax.prompts import sampled_vocabulary
@@ -59,7 +60,12 @@ def input_dependent_prompt_tuning(lm: T5 | None = None, **changes: object) -> In
     return InputDependentPromptTuning(lm or t5(), **{**sizes, **plain, **changes})
 
 
+def neural_recursion(lm: T5 | Llama | None = None, **changes: object) -> NeuralRecursion:
+    return NeuralRecursion(lm or t5(), **changes)
+
+
 METHODS = {
+    "neural_recursion": neural_recursion,
     "prompt_tuning": prompt_tuning,
     "input_dependent_prompt_tuning": input_dependent_prompt_tuning,
     "fine_tuning": lambda: FineTuning(t5()),
@@ -67,6 +73,7 @@ METHODS = {
 
 
 OPTIMIZERS = {  # as in gin/methods
+    "neural_recursion": lambda: clipped(optax.adamw(1e-3)),
     "prompt_tuning": lambda: optax.adafactor(0.1),
     "input_dependent_prompt_tuning": lambda: clipped(
         by_path([("(encoder_)?prompt", optax.adafactor(0.1)), (".*", optax.adamw(1e-3))])

@@ -1,8 +1,8 @@
 """The seam: the few calls through which everything reaches a frozen LM.
 
-A method never looks into a language model. It stands in front of it (`read`), between two passes of it
-(`hidden_states`, `prefill`, `decode_step`), and is itself a `LanguageModel`: what can be done with a frozen LM
-(`logits`, `score`, `generate`) can be done with an LM that has a method around it, by the same code.
+A method never looks into a language model. It stands in front of it (`read`), between two passes of it, and is itself
+a `LanguageModel`: what can be done with a frozen LM (`logits`, `score`, `generate`) can be done with an LM that has a
+method around it, by the same code. An LM proper has in addition what passes are chained by, see `passes`.
 
     tokens ──read──▶ embeddings ──hidden_states──▶ hidden ──unembed──▶ logits          all targets at once
     tokens ──read──▶ embeddings ──prefill──▶ hidden, cache ──decode_step──▶ hidden, cache ...   token by token

@@ -139,6 +139,7 @@ class Sample(Strategy):
         top_p: draw among the fewest tokens that have this probability together, after `top_k`.
         n: texts an input, which is read once for all of them.
         seed: draws the same for the same example, whatever the batch.
+        first: number of the first text: those from 4 on are drawn as they are behind four others.
 
     Raises:
         UserError: for a number out of range.
@@ -149,6 +150,7 @@ class Sample(Strategy):
     top_p: float = 1.0
     n: int = 1
     seed: int = 0
+    first: int = 0
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
@@ -180,7 +182,7 @@ class Sample(Strategy):
 
     def _uniform(self, texts: Texts) -> Float[Array, " R"]:
         """One number in [0, 1) for each row."""
-        samples = jnp.broadcast_to(jnp.arange(self.n)[None], texts.lengths.shape)
+        samples = jnp.broadcast_to(self.first + jnp.arange(self.n)[None], texts.lengths.shape)
         ids = jnp.broadcast_to(texts.ids[:, None], samples.shape)
 
         def draw(example: Int[Array, ""], sample: Int[Array, ""], position: Int[Array, ""]) -> Float[Array, ""]:

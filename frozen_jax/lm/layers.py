@@ -175,7 +175,7 @@ class RotaryAttention(nnx.Module):
         self.out = Dense(heads * head_dim, width, rngs=rngs)
 
     def queries_keys_values(
-        self, x: Float[Array, "B Q D"], rotation: Float[Array, "2 B 1 Q halfK"]
+        self, x: Float[Array, "B Q D"], rotation: Float[Array, "2 #B 1 Q halfK"]
     ) -> tuple[Float[Array, "B H Q K"], Float[Array, "B G K Q"], Float[Array, "B G Q K"]]:
         """Returns what `attend` reads; queries and keys are rotated."""
         queries, keys = split_heads(self.query(x), self.heads), split_heads(self.key(x), self.kv_heads)
@@ -235,7 +235,7 @@ def _apart(x: Float[Array, "B G nX Y"], rows: int, length: int) -> Float[Array, 
     return x.reshape(rows, groups, -1, length, width)
 
 
-def _rotated(x: Float[Array, "B H Q K"], rotation: Float[Array, "2 B 1 Q halfK"]) -> Float[Array, "B H Q K"]:
+def _rotated(x: Float[Array, "B H Q K"], rotation: Float[Array, "2 #B 1 Q halfK"]) -> Float[Array, "B H Q K"]:
     """Rotates the first half of the width against the second, by rotary positions (Su et al. 2021)."""
     cosine, sine = rotation.astype(x.dtype)
     first, second = jnp.split(x, 2, axis=-1)
@@ -244,7 +244,7 @@ def _rotated(x: Float[Array, "B H Q K"], rotation: Float[Array, "2 B 1 Q halfK"]
 
 def rotation(
     positions: Int[Array, "B Q"], width: int, theta: float, factors: Sequence[float] = ()
-) -> Float[Array, "2 B 1 Q halfK"]:
+) -> Float[Array, "2 #B 1 Q halfK"]:
     """Returns cosines and sines of the angles by which queries and keys are rotated, in float32 (Su et al. 2021).
 
     Args:

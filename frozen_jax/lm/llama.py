@@ -35,7 +35,6 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from frozen_jax.errors import UserError
-from frozen_jax.lm.base import LanguageModel
 from frozen_jax.lm.caches import Cache, Layers, Read, Written, room
 from frozen_jax.lm.layers import (
     Dense,
@@ -53,6 +52,7 @@ from frozen_jax.lm.layers import (
     scan_layers,
     stack_layers,
 )
+from frozen_jax.lm.passes import Stacks, Stream, Streams, last_real
 from frozen_jax.types import Array, Segments
 
 
@@ -122,7 +122,7 @@ class DecoderLayer(nnx.Module):
         self.mlp = GatedMLP(config.emb_dim, config.mlp_dim, ("silu", "linear"), rngs=rngs)
 
     def queries_keys_values(
-        self, hidden: Float[Array, "B Q D"], rotation: Float[Array, "2 B 1 Q halfK"]
+        self, hidden: Float[Array, "B Q D"], rotation: Float[Array, "2 #B 1 Q halfK"]
     ) -> tuple[Float[Array, "B H Q K"], Float[Array, "B G K Q"], Float[Array, "B G Q K"]]:
         """Returns what self-attention reads."""
         return self.self_attention.queries_keys_values(self.pre_self_attention_layer_norm(hidden), rotation)
@@ -156,17 +156,19 @@ class Decoder(nnx.Module):
     def __call__(
         self,
         embeddings: Float[Array, "B Q D"],
-        seen: Bool[Array, "B Q Q"],
+        seen: Bool[Array, "#B #Q Q"],
+        positions: Int[Array, "#B Q"],
         dropout: Dropout | None = None,
     ) -> Float[Array, "B Q D"]:
         """Runs the stack on all positions at once.
 
         Args:
             embeddings: of inputs and targets.
-            seen: True where a token (second axis) sees another (third); how many others it sees is its position.
+            seen: True where a token (second axis) sees another (third).
+            positions: of the tokens.
             dropout: for training the LM itself.
         """
-        rotation, bias = self._rotation(_positions(seen)), mask_bias(seen)
+        rotation, bias = self._rotation(positions), mask_bias(seen)
 
         def body(layer: DecoderLayer, hidden: Any, dropout: Dropout | None) -> Any:
             queries, keys, values = layer.queries_keys_values(hidden, rotation)
@@ -175,7 +177,7 @@ class Decoder(nnx.Module):
         keys = None if dropout is None else dropout.split(len_layers(self.layers))
         return self.decoder_norm(scan_layers(self.layers, body, apply_dropout(dropout, embeddings, 100), keys))
 
-    def prefill(
+    def read(
         self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"], prompt: Read | None = None
     ) -> tuple[Float[Array, "B S D"], Read]:
         """Runs the stack on inputs, behind a prompt that has been read, and keeps every layer's keys and values."""
@@ -196,8 +198,25 @@ class Decoder(nnx.Module):
         hidden, read = scan_layers(self.layers, body, (embeddings, nothing), number(self.layers))
         return self.decoder_norm(hidden), read
 
-    def nothing_written(self, rows: int, max_length: int, dtype: np.dtype[Any]) -> Written:
-        """Returns room for what rows will write."""
+    def read_pass(
+        self,
+        embeddings: Float[Array, "B S D"],
+        mask: Bool[Array, "B S"],
+        prompt: Read | None = None,
+        *,
+        max_length: int,
+        rows_per_input: int,
+    ) -> tuple[Float[Array, "B S D"], Cache]:
+        """Reads inputs, and makes room for what rows will write."""
+        hidden, read = self.read(embeddings, mask, prompt)
+        return hidden, Cache(read, self._nothing_written(len(mask) * rows_per_input, max_length, hidden.dtype), prompt)
+
+    def nothing_read(self, batch: int, *, max_length: int, rows_per_input: int, dtype: np.dtype[Any]) -> Cache:
+        """Returns the cache of a stack that only writes."""
+        read = Read(*self._room(batch, 1, dtype), jnp.zeros((batch, 1), bool))  # a place that nobody sees
+        return Cache(read, self._nothing_written(batch * rows_per_input, max_length, dtype))
+
+    def _nothing_written(self, rows: int, max_length: int, dtype: np.dtype[Any]) -> Written:
         return Written.nothing(*self._room(rows, max_length, dtype))
 
     def step(self, embeddings: Float[Array, "R D"], cache: Cache) -> tuple[Float[Array, "R D"], Cache]:
@@ -223,19 +242,13 @@ class Decoder(nnx.Module):
     def _room(self, rows: int, length: int, dtype: np.dtype[Any]) -> tuple[Layers, Layers]:
         return room(self.layers, rows, self.config.num_kv_heads, length, self.config.head_dim, dtype)
 
-    def _rotation(self, positions: Int[Array, "B Q"]) -> Float[Array, "2 B 1 Q halfK"]:
+    def _rotation(self, positions: Int[Array, "B Q"]) -> Float[Array, "2 #B 1 Q halfK"]:
         angles = rotation(positions, self.config.head_dim, self.config.rope_theta, self.config.rope_factors)
         return jax.lax.optimization_barrier(angles)  # else every layer computes them again
 
 
-class Llama(LanguageModel):
-    """A Llama behind the seam; `load_lm` fills one with real weights.
-
-    Attributes:
-        config: its shape.
-        name: where it came from, for messages.
-        fingerprint: hash of the source's parameters; "" for one that was not loaded.
-    """
+class Llama(Stacks):
+    """A Llama behind the seam; `load_lm` fills one with real weights."""
 
     def __init__(
         self, config: LlamaConfig, *, rngs: nnx.Rngs, name: str = "random Llama", fingerprint: str = ""
@@ -253,24 +266,34 @@ class Llama(LanguageModel):
         """Returns the embeddings of tokens, in the compute dtype."""
         return self.token_embedder(tokens, self.config.dtype)
 
+    def opened(
+        self, inputs: Float[Array, "B S D"], inputs_mask: Bool[Array, "B S"]
+    ) -> tuple[Float[Array, "B S1 D"], Bool[Array, "B S1"]]:
+        """Puts the beginning-of-text token in front, where that is asked for; see `Stacks.opened`."""
+        if not self.config.bos_first or self.config.bos_id is None:
+            return inputs, inputs_mask
+        begin = self.embed(jnp.full((inputs.shape[0], 1), self.config.bos_id, jnp.int32))
+        mask = jnp.pad(inputs_mask, ((0, 0), (1, 0)), constant_values=True)
+        return jnp.concatenate([begin, inputs.astype(begin.dtype)], axis=1), mask
+
     def encode(self, inputs: Float[Array, "B S D"], inputs_mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
         """Runs the stack on the inputs alone, each seeing those before it."""
-        embeddings, mask = self._begun(inputs, inputs_mask)
-        hidden = self.decoder(embeddings, _causal(mask.astype(jnp.int32)))
+        embeddings, mask = self.opened(inputs, inputs_mask)
+        seen = _causal(mask.astype(jnp.int32))
+        hidden = self.decoder(embeddings, seen, _positions(seen))
         return hidden[:, hidden.shape[1] - inputs.shape[1] :]
 
-    def hidden_states(
+    def begin(
         self,
         inputs: Float[Array, "B S D"],
         inputs_mask: Bool[Array, "B S"],
         targets: Float[Array, "R T D"],
-        dropout: Dropout | None = None,
         segments: Segments | None = None,
-    ) -> Float[Array, "R T D"]:
-        """Runs the stack on inputs and targets; see `LanguageModel.hidden_states`."""
+    ) -> Streams:
+        """Puts targets behind inputs, in one row; see `Stacks.begin`."""
         if segments is not None and self.config.bos_first:
             raise UserError(f"{self.name}: packed rows have no one beginning; set load_lm.bos_first = False, or unpack")
-        inputs, inputs_mask = self._begun(inputs, inputs_mask)
+        inputs, inputs_mask = self.opened(inputs, inputs_mask)
         batch, length, width = inputs.shape
         rows, target_length, _ = targets.shape
         of_inputs, of_targets = segments or (inputs_mask.astype(jnp.int32), jnp.ones((rows, target_length), jnp.int32))
@@ -280,9 +303,19 @@ class Llama(LanguageModel):
         choices = jnp.repeat(jnp.arange(1, rows // batch + 1), target_length - 1)
         choice = jnp.concatenate([jnp.zeros(length, jnp.int32), choices])
         blind = (choice[None, :] != 0) & (choice[None, :] != choice[:, None])
-        hidden = self.decoder(together, _causal(of_row) & ~blind[None], dropout)
-        before = _predecessors(of_inputs, of_targets).reshape(batch, -1, 1)
-        return jnp.take_along_axis(hidden, before, axis=1).reshape(rows, target_length, width)
+        seen = _causal(of_row) & ~blind[None]
+        return Streams(None, Stream(together, seen, _positions(seen)), _predecessors(of_inputs, of_targets))
+
+    def run(self, streams: Streams, dropout: Dropout | None = None) -> Streams:
+        """Runs the stack; see `Stacks.run`."""
+        vectors, seen, positions = streams.decoder
+        return streams.of(None, self.decoder(vectors, seen, positions, dropout))
+
+    def end(self, streams: Streams) -> Float[Array, "R T D"]:
+        """Takes the hidden state before each target; see `Stacks.end`."""
+        hidden, before = streams.decoder.vectors, streams.others
+        found = jnp.take_along_axis(hidden, before.reshape(len(hidden), -1, 1), axis=1)
+        return found.reshape(*before.shape, hidden.shape[2])
 
     def prefill(
         self,
@@ -294,17 +327,21 @@ class Llama(LanguageModel):
         prompt: Read | None = None,
     ) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the stack on the inputs; see `LanguageModel.prefill`."""
-        inputs, mask = (inputs, inputs_mask) if prompt is not None else self._begun(inputs, inputs_mask)
-        hidden, read = self.decoder.prefill(inputs, mask, prompt)
-        last = jnp.max(jnp.where(mask, jnp.arange(mask.shape[1])[None], 0), axis=1)
-        hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-        written = self.decoder.nothing_written(len(hidden) * rows_per_input, max_length, hidden.dtype)
-        return jnp.repeat(hidden, rows_per_input, axis=0), Cache(read, written, prompt)
+        vectors, mask = (inputs, inputs_mask) if prompt is not None else self.opened(inputs, inputs_mask)
+        how: dict[str, Any] = {"max_length": max_length, "rows_per_input": rows_per_input}
+        hidden, cache = self.decoder.read_pass(vectors, mask, prompt, **how)
+        return jnp.repeat(last_real(hidden, mask), rows_per_input, axis=0), cache
+
+    def read_pass(
+        self, vectors: Float[Array, "B S D"], mask: Bool[Array, "B S"], *, max_length: int, rows_per_input: int
+    ) -> tuple[Float[Array, "B S D"], Cache]:
+        """Runs the stack on the inputs; see `Stacks.read_pass`."""
+        return self.decoder.read_pass(vectors, mask, max_length=max_length, rows_per_input=rows_per_input)
 
     def read_prompt(self, prompt: Float[Array, "P D"]) -> Read:
         """Runs the stack on a prompt; see `LanguageModel.read_prompt`."""
         embeddings = prompt[None].astype(self.config.dtype)
-        return self.decoder.prefill(*self._begun(embeddings, jnp.ones(embeddings.shape[:2], bool)))[1]
+        return self.decoder.read(*self.opened(embeddings, jnp.ones(embeddings.shape[:2], bool)))[1]
 
     def decode_step(self, embeddings: Float[Array, "R D"], cache: Cache) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the stack on one more token a row; see `LanguageModel.decode_step`."""
@@ -321,17 +358,6 @@ class Llama(LanguageModel):
             return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
         kernel = self.decoder.logits_dense.kernel[...].astype(hidden.dtype)
         return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
-
-    def _begun(
-        self, inputs: Float[Array, "B S D"], mask: Bool[Array, "B S"]
-    ) -> tuple[Float[Array, "B S1 D"], Bool[Array, "B S1"]]:
-        """Puts the beginning-of-text token in front, where that is asked for."""
-        if not self.config.bos_first or self.config.bos_id is None:
-            return inputs, mask
-        begin = self.embed(jnp.full((inputs.shape[0], 1), self.config.bos_id, jnp.int32))
-        return jnp.concatenate([begin, inputs.astype(begin.dtype)], axis=1), jnp.pad(
-            mask, ((0, 0), (1, 0)), constant_values=True
-        )
 
 
 def _causal(segments: Int[Array, "B Q"]) -> Bool[Array, "B Q Q"]:

@@ -16,8 +16,7 @@ The tree of parameters carries T5X's names, with all layers of a stack under one
     decoder/decoder_norm/scale                                 [D]
     decoder/logits_dense/kernel                                [D, V]         (untied heads only)
 
-A T5 of no decoder layers is an encoder alone, as retrievers use it: there is nothing under decoder/.
-
+Without decoder layers it is an encoder alone.
 Sources: Raffel et al. 2020; the T5X network (names, initialisation, order of operations).
 """
 
@@ -32,7 +31,6 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from frozen_jax.errors import UserError
-from frozen_jax.lm.base import LanguageModel
 from frozen_jax.lm.caches import Cache, Layers, Read, Written, room
 from frozen_jax.lm.layers import (
     Attention,
@@ -50,6 +48,7 @@ from frozen_jax.lm.layers import (
     scan_layers,
     stack_layers,
 )
+from frozen_jax.lm.passes import Stacks, Stream, Streams
 from frozen_jax.types import Array, Segments
 
 
@@ -203,13 +202,12 @@ class Encoder(nnx.Module):
     def __call__(
         self,
         embeddings: Float[Array, "B S D"],
-        mask: Bool[Array, "B S"],
+        seen: Bool[Array, "B #S S"],
         dropout: Dropout | None = None,
-        segments: Int[Array, "B S"] | None = None,
     ) -> Float[Array, "B S D"]:
-        """Runs the stack; padding (mask False) and other segments are attended to by nothing."""
+        """Runs the stack; what is not seen, padding and other segments, is attended to by nothing."""
         positions = jnp.arange(embeddings.shape[1])
-        padding = mask_bias(mask[:, None] if segments is None else same_segment(segments, segments))[:, None]
+        padding = mask_bias(seen)[:, None]
         shared = None if not hasattr(self, "relpos_bias") else self.relpos_bias(positions, positions) + padding
 
         def body(layer: EncoderLayer, hidden: Any, dropout: Dropout | None) -> Any:
@@ -239,16 +237,12 @@ class Decoder(nnx.Module):
         self,
         embeddings: Float[Array, "R T D"],
         encoded: Float[Array, "B S D"],
-        encoded_mask: Bool[Array, "B S"],
+        seen: Bool[Array, "#R T T"],
+        read: Bool[Array, "B #T S"],
         dropout: Dropout | None = None,
-        segments: Segments | None = None,
     ) -> Float[Array, "R T D"]:
-        """Runs the stack on all positions at once, each seeing those before it in its segment."""
+        """Runs the stack on all positions at once; True where one sees another (`seen`) or an input (`read`)."""
         positions = jnp.arange(embeddings.shape[1])
-        seen, read = (positions[:, None] >= positions[None, :])[None], encoded_mask[:, None]
-        if segments is not None:
-            seen = seen & same_segment(segments.targets, segments.targets)
-            read = same_segment(segments.targets, segments.inputs)
         causal, cross_bias = mask_bias(seen)[:, None], mask_bias(read)[:, None]
         shared = None if not hasattr(self, "relpos_bias") else self.relpos_bias(positions, positions) + causal
 
@@ -272,7 +266,8 @@ class Decoder(nnx.Module):
         batch, length = mask.shape
         nothing = Read(*self._room(batch, length, encoded.dtype), mask)
         read = scan_layers(self.layers, body, nothing, number(self.layers))
-        return Cache(read, Written.nothing(*self._room(batch * rows_per_input, max_length, encoded.dtype)))
+        room = self._room(batch * rows_per_input, max_length + 1, encoded.dtype)  # the start token takes a position
+        return Cache(read, Written.nothing(*room))
 
     def step(self, embeddings: Float[Array, "R D"], cache: Cache) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the stack on one more position of every row."""
@@ -297,18 +292,12 @@ class Decoder(nnx.Module):
         return room(self.layers, rows, self.config.num_heads, length, self.config.head_dim, dtype)
 
 
-class T5(LanguageModel):
-    """A T5 behind the seam; `load_lm` fills one with real weights.
-
-    Attributes:
-        config: its shape.
-        name: where it came from, for messages.
-        fingerprint: hash of the source's parameters; "" for one that was not loaded.
-    """
+class T5(Stacks):
+    """A T5 behind the seam; `load_lm` fills one with real weights."""
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs, name: str = "random T5", fingerprint: str = "") -> None:
         """Makes a T5 with random weights, initialised as T5X does."""
-        self.config, self.name, self.fingerprint = config, name, fingerprint
+        self.config, self.name, self.fingerprint, self.start_id = config, name, fingerprint, config.decoder_start_id
         self.eos_id, self.pad_id, self.vocab_size = config.eos_id, config.pad_id, config.vocab_size
         self.token_embedder = TokenEmbedder(config.vocab_size, config.emb_dim, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
@@ -320,7 +309,8 @@ class T5(LanguageModel):
         return self.token_embedder(tokens, self.config.dtype)
 
     @property
-    def _writer(self) -> Decoder:
+    def writer(self) -> Decoder:
+        """The decoder; raises UserError if there is none."""
         if not self.config.num_decoder_layers:
             raise UserError(f"{self.name} was loaded as an encoder alone; to write or score, load it with its decoder")
         return self.decoder
@@ -338,30 +328,39 @@ class T5(LanguageModel):
 
     def encode(self, inputs: Float[Array, "B S D"], inputs_mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
         """Runs the encoder."""
-        return self.encoder(inputs, inputs_mask)
+        return self.encoder(inputs, inputs_mask[:, None])
 
-    def hidden_states(
+    def begin(
         self,
         inputs: Float[Array, "B S D"],
         inputs_mask: Bool[Array, "B S"],
         targets: Float[Array, "R T D"],
-        dropout: Dropout | None = None,
         segments: Segments | None = None,
-    ) -> Float[Array, "R T D"]:
-        """Runs encoder and decoder; see `LanguageModel.hidden_states`."""
-        encoded = self.encoder(inputs, inputs_mask, dropout, segments and segments.inputs)
-        return self.decode(encoded, inputs_mask, targets, dropout, segments)
+    ) -> Streams:
+        """Gives the encoder the inputs, and the decoder the targets behind its start token; see `Stacks.begin`."""
+        places, positions = jnp.arange(inputs.shape[1])[None], jnp.arange(targets.shape[1])[None]
+        within = read = inputs_mask[:, None]
+        causal = positions[:, :, None] >= positions[:, None, :]
+        if segments is not None:
+            within, read = (same_segment(one, segments.inputs) for one in (segments.inputs, segments.targets))
+            causal = causal & same_segment(segments.targets, segments.targets)
+        shifted = self.shift_right(targets, segments and segments.targets)
+        return Streams(Stream(inputs, within, places), Stream(shifted, causal, positions), read)
+
+    def run(self, streams: Streams, dropout: Dropout | None = None) -> Streams:
+        """Runs the encoder, then the decoder, which attends to what that has made; see `Stacks.run`."""
+        encoded = self.encoder(streams.encoder.vectors, streams.encoder.seen, dropout)
+        return streams.of(encoded, self.decode(encoded, streams, dropout))
+
+    def end(self, streams: Streams) -> Float[Array, "R T D"]:
+        """Returns what the decoder has made; see `Stacks.end`."""
+        return streams.decoder.vectors
 
     def decode(
-        self,
-        encoded: Float[Array, "B S D"],
-        mask: Bool[Array, "B S"],
-        targets: Float[Array, "R T D"],
-        dropout: Dropout | None = None,
-        segments: Segments | None = None,
+        self, encoded: Float[Array, "B S D"], streams: Streams, dropout: Dropout | None = None
     ) -> Float[Array, "R T D"]:
-        """Runs the decoder on all targets at once, behind an encoder that may have read in pieces."""
-        return self._writer(self.shift_right(targets, segments and segments.targets), encoded, mask, dropout, segments)
+        """Runs the decoder on what its stream holds, behind an encoder that may have read in pieces."""
+        return self.writer(streams.decoder.vectors, encoded, streams.decoder.seen, streams.others, dropout)
 
     def prefill(
         self,
@@ -373,17 +372,19 @@ class T5(LanguageModel):
         prompt: None = None,
     ) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the encoder and the decoder's start token; see `LanguageModel.prefill`."""
-        how = {"max_length": max_length, "rows_per_input": rows_per_input}
-        return self.start(self.encoder(inputs, inputs_mask), inputs_mask, **how)
+        how: dict[str, Any] = {"max_length": max_length, "rows_per_input": rows_per_input}
+        return self.start(self.read_pass(inputs, inputs_mask, **how)[1], len(inputs) * rows_per_input)
 
-    def start(
-        self, encoded: Float[Array, "B S D"], mask: Bool[Array, "B S"], *, max_length: int, rows_per_input: int
-    ) -> tuple[Float[Array, "R D"], Cache]:
-        """Runs the decoder's start token, behind an encoder that may have read in pieces."""
-        writer, length = self._writer, max_length + 1  # the start token takes a position
-        cache = writer.start(encoded, mask, max_length=length, rows_per_input=rows_per_input)
-        start = jnp.full((len(encoded) * rows_per_input,), self.config.decoder_start_id, jnp.int32)
-        return writer.step(self.embed(start), cache)
+    def read_pass(
+        self, vectors: Float[Array, "B S D"], mask: Bool[Array, "B S"], *, max_length: int, rows_per_input: int
+    ) -> tuple[Float[Array, "B S D"], Cache]:
+        """Runs the encoder; see `Stacks.read_pass`."""
+        encoded = self.encode(vectors, mask)
+        return encoded, self.writer.start(encoded, mask, max_length=max_length, rows_per_input=rows_per_input)
+
+    def start(self, cache: Cache, rows: int) -> tuple[Float[Array, "R D"], Cache]:
+        """Runs the decoder's start token."""
+        return self.decode_step(self.embed(jnp.full((rows,), self.config.decoder_start_id, jnp.int32)), cache)
 
     def decode_step(self, embeddings: Float[Array, "R D"], cache: Cache) -> tuple[Float[Array, "R D"], Cache]:
         """Runs the decoder on one more token a row; see `LanguageModel.decode_step`."""
@@ -394,5 +395,5 @@ class T5(LanguageModel):
         if self.config.logits_via_embedding:
             hidden, kernel = hidden * self.config.emb_dim**-0.5, self.token_embedder.embedding[...].T
         else:
-            kernel = self._writer.logits_dense.kernel[...]
+            kernel = self.writer.logits_dense.kernel[...]
         return jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)

@@ -87,10 +87,7 @@ class Method(LanguageModel):
             key: for dropout, if the method has any.
             z_loss: weight of log(Z)**2, which keeps logits from drifting (T5X's default is 1e-4).
         """
-        dropout = self.dropout(key)
-        logits = self.target_logits(
-            batch.inputs, batch.inputs_mask, batch.targets, dropout, batch.segments, batch.encoder_inputs
-        )
+        logits = self.batch_logits(batch, self.dropout(key))
         log_z = jax.nn.logsumexp(logits, axis=-1)
         chosen = jnp.take_along_axis(logits, batch.targets[..., None], axis=-1)[..., 0]
         weights = batch.targets_weights
@@ -98,6 +95,12 @@ class Method(LanguageModel):
         correct = jnp.sum(jnp.where(jnp.argmax(logits, axis=-1) == batch.targets, weights, 0.0))
         real = jnp.sum(batch.inputs_mask, dtype=jnp.float32) + jnp.sum(weights > 0, dtype=jnp.float32)
         return loss, {"loss": loss, "accuracy": correct, "weight": jnp.sum(weights), "real_tokens": real}
+
+    def batch_logits(self, batch: Batch, dropout: Dropout | None) -> Float[Array, "B T V"]:
+        """Returns the logits of a batch's targets."""
+        return self.target_logits(
+            batch.inputs, batch.inputs_mask, batch.targets, dropout, batch.segments, batch.encoder_inputs
+        )
 
     def read(
         self, inputs: Int[Array, "B S"], inputs_mask: Bool[Array, "B S"], encoder_inputs: EncoderInputs | None = None

@@ -168,7 +168,8 @@ class FusionInDecoder(Method):
         segments: Segments | None = None,
     ) -> Float[Array, "R T D"]:
         """Lets the decoder attend to all passages; see `LanguageModel.hidden_states`."""
-        return self.lm.decode(self._encoded(inputs, inputs_mask, dropout), inputs_mask, targets, dropout, segments)
+        encoded = self._encoded(inputs, inputs_mask, dropout)
+        return self.lm.decode(encoded, self.lm.begin(encoded, inputs_mask, targets, segments), dropout)
 
     def prefill(
         self,
@@ -180,8 +181,9 @@ class FusionInDecoder(Method):
         prompt: None = None,
     ) -> tuple[Float[Array, "R D"], Any]:
         """Encodes all passages and begins to decode; see `LanguageModel.prefill`."""
-        encoded = self.encode(inputs, inputs_mask)
-        return self.lm.start(encoded, inputs_mask, max_length=max_length, rows_per_input=rows_per_input)
+        how: dict[str, Any] = {"max_length": max_length, "rows_per_input": rows_per_input}
+        cache = self.lm.writer.start(self.encode(inputs, inputs_mask), inputs_mask, **how)
+        return self.lm.start(cache, len(inputs) * rows_per_input)
 
     def _in_blocks(
         self, inputs: Int[Array, "B S"], mask: Bool[Array, "B S"]
@@ -201,4 +203,4 @@ class FusionInDecoder(Method):
         self, inputs: Float[Array, "B NLp D"], mask: Bool[Array, "B NLp"], dropout: Dropout | None
     ) -> Float[Array, "B NLp D"]:
         alone = inputs.reshape(-1, self.passage_length, inputs.shape[-1])
-        return self.lm.encoder(alone, mask.reshape(-1, self.passage_length), dropout).reshape(inputs.shape)
+        return self.lm.encoder(alone, mask.reshape(-1, 1, self.passage_length), dropout).reshape(inputs.shape)

@@ -1,9 +1,10 @@
 """`--run_mode=compare_answers`: written answers of many runs to the same questions, side by side. Loads no LM, no data.
 
-MODEL_DIR/answers.md     exact match, F1 and what was packed, by row and length, with paired differences
+MODEL_DIR/answers.md     exact match, F1 and what was packed, by row and inputs, with paired differences
 MODEL_DIR/answers.png    F1, and how often all gold passages were packed, against the length of the inputs
 
-A run leaves its answers in MODEL_DIR/predictions; one whose method packs passages leaves a file a length, TASK@LENGTH.
+A run leaves its answers in MODEL_DIR/predictions; one whose method packs passages leaves a file a length, TASK@LENGTH,
+and one whose method reads N candidates two for each N: TASK@N, and TASK@N-scored, which becomes a row of its own.
 """
 
 from __future__ import annotations
@@ -41,10 +42,14 @@ _TITLES = [
 ]
 _NOTE = (
     "Means over the seeds; 95% intervals over the questions in brackets, each with the mean of its seeds; "
-    "behind ±, the standard deviation over the seeds. *Inputs*: the most tokens of passages and question. *Gold "
+    "behind ±, the standard deviation over the seeds. *Inputs*: the most tokens of passages and question, or how many "
+    "samples the candidates come from. *Gold "
     "packed*: for how many questions all gold passages stand in the input. *Seconds*: to read and answer one; to find "
     "and rank its passages comes on top. *Difference*: of F1, by question, from "
 )
+
+
+_ROOM = " *Of the room*: which share of the exact match from *{}* to *{}*."
 
 
 class Cell(NamedTuple):
@@ -67,7 +72,7 @@ class Cell(NamedTuple):
     questions: tuple[int, ...]
 
 
-Cells = Mapping[int | None, Cell]  # by length; None where inputs are the question alone
+Cells = Mapping[int | None, Cell]  # by length or n; None where inputs are the question alone
 
 
 @gin.configurable
@@ -75,6 +80,7 @@ def compare_answers(
     directory: str = gin.REQUIRED,
     runs: Given = gin.REQUIRED,
     against: str | None = None,
+    upper: str | None = None,
     *,
     task: str | None = None,
     split: str = "test",
@@ -86,6 +92,8 @@ def compare_answers(
         directory: where to write, local or gs://.
         runs: {row: its seeds' run folders, or one}; "run_{0,1}" is short for "run_0", "run_1".
         against: the row from which the others differ; None is the first.
+        upper: the row of an upper bound, such as the oracle among candidates: how much of the room between `against`
+            and it do the others gain?
         task: whose answers; None where every run has answered one task.
         split: of the task.
         metric: out of `text_metrics.METRICS`, one that gives exact_match and f1.
@@ -96,12 +104,17 @@ def compare_answers(
     if metric not in _WITH_F1:
         raise UserError(f"compare_answers.metric is {metric!r}; choose from {', '.join(_WITH_F1)}")
     given = by_row(runs, "compare_answers.runs")
-    rows = {row: _read_row(row, paths, task, split, metric) for row, paths in given.items()}
+    rows: dict[str, Cells] = {}
+    trained: dict[str, str] = {}
+    for row, paths in given.items():
+        found = _read_row(row, paths, task, split, metric)
+        rows.update(found)
+        trained |= dict.fromkeys(found, _trained(paths[0]))
     reference = next(iter(rows)) if against is None else against
-    if reference not in rows:
-        raise UserError(f"compare_answers.against: there is no row {reference!r}; there are {', '.join(rows)}")
+    for name, named in (("against", reference), ("upper", upper)):
+        if named is not None and named not in rows:
+            raise UserError(f"compare_answers.{name}: there is no row {named!r}; there are {', '.join(rows)}")
     _check_same_questions(rows)
-    trained = {row: _trained(paths[0]) for row, paths in given.items()}
     lines = [
         [
             row,
@@ -110,13 +123,16 @@ def compare_answers(
             trained[row],
             *_figures(cell),
             _difference(cell, length, rows[reference]),
+            *([] if upper is None else [_share(cell, length, rows[reference], rows[upper])]),
         ]
         for row, cells in rows.items()
         for length, cell in cells.items()
     ]
+    titles = _TITLES if upper is None else [*_TITLES, "of the room"]
     folder = cloud_storage.open_path(directory)
     picture = "![F1 and packed gold passages against the length of inputs](answers.png)"
-    text = f"# Answers\n\n{picture}\n\n{report.markdown(_TITLES, lines)}\n\n{_NOTE}*{reference}*.\n"
+    note = f"{_NOTE}*{reference}*." + ("" if upper is None else _ROOM.format(reference, upper))
+    text = f"# Answers\n\n{picture}\n\n{report.markdown(titles, lines)}\n\n{note}\n"
     with cloud_storage.refusals_explained(folder):
         cloud_storage.write_whole(folder / "answers.png", drawing.png(draw(rows)))
         cloud_storage.write_whole(folder / "answers.md", text)
@@ -151,7 +167,7 @@ def draw(rows: Mapping[str, Cells]) -> Any:
         if lengths:
             place.set_xscale("log", base=2)
             place.set_xticks(lengths, [str(length) for length in lengths])
-        place.set_xlabel("tokens of the input")
+        place.set_xlabel("tokens of the input, or samples")
         place.set_ylabel(title)
         place.set_ylim(bottom=0)
         place.grid(alpha=0.3)
@@ -159,29 +175,33 @@ def draw(rows: Mapping[str, Cells]) -> Any:
     return figure
 
 
-def _read_row(row: str, paths: Sequence[str], task: str | None, split: str, metric: str) -> Cells:
-    by_length: dict[int | None, list[list[dict]]] = collections.defaultdict(list)
+def _read_row(row: str, paths: Sequence[str], task: str | None, split: str, metric: str) -> Mapping[str, Cells]:
+    """A row, or two where its runs have answered in two ways."""
+    found: dict[tuple[str, int | None], list[list[dict]]] = collections.defaultdict(list)
     for path in paths:
-        for length, lines in _read_run(path, task, split).items():
-            by_length[length].append(lines)
-    for length, seeds in by_length.items():
+        for key, lines in _read_run(path, task, split).items():
+            found[key].append(lines)
+    for (how, length), seeds in found.items():
         if len(seeds) != len(paths):
-            raise UserError(
-                f"compare_answers.runs: not all seeds of {row!r} have answers with inputs of {length} tokens"
-            )
-    ordered = sorted(by_length.items(), key=lambda item: item[0] or 0)
-    return {length: _cell(row, seeds, metric) for length, seeds in ordered}
+            which = f"inputs of {length} tokens" if how == "" else f"{length} {how}"
+            raise UserError(f"compare_answers.runs: not all seeds of {row!r} have answers with {which}")
+    rows: dict[str, dict[int | None, Cell]] = {}
+    for (how, length), seeds in sorted(found.items(), key=lambda item: (item[0][0], item[0][1] or 0)):
+        rows.setdefault(f"{row}, {how}" if how else row, {})[length] = _cell(row, seeds, metric)
+    return rows
 
 
-def _read_run(path: str, task: str | None, split: str) -> dict[int | None, list[dict]]:
-    """The lines of each of a run's files, by the length in its name."""
+def _read_run(path: str, task: str | None, split: str) -> dict[tuple[str, int | None], list[dict]]:
+    """The lines of each of a run's files, by what its name says behind the task's: how it answered, and the number."""
     folder = cloud_storage.open_path(path) / "predictions"
     found, tasks = {}, set()
     for file in sorted(folder.glob(f"*-{split}.jsonl")) if folder.is_dir() else []:
-        name, _, length = file.name.removesuffix(f"-{split}.jsonl").partition("@")
+        name, _, inputs = file.name.removesuffix(f"-{split}.jsonl").partition("@")
         if task in (None, name):
             tasks.add(name)
-            found[int(length) if length else None] = [json.loads(line) for line in file.read_text().splitlines()]
+            length, _, how = inputs.partition("-")
+            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            found[how, int(length) if length else None] = lines
     if len(tasks) > 1:
         raise UserError(f"{folder} holds answers to {', '.join(sorted(tasks))}; name one as compare_answers.task")
     if not found:
@@ -247,6 +267,15 @@ def _difference(cell: Cell, length: int | None, reference: Cells) -> str:
     values = 100 * (cell.f1.mean(axis=0) - other.f1.mean(axis=0))
     low, high = intervals.bootstrap(lambda rows: {"": float(values[rows].mean())}, len(values), 1000)[""]
     return f"{values.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _share(cell: Cell, length: int | None, reference: Cells, bound: Cells) -> str:
+    """What is gained, as a share of what could be."""
+    start, end = reference.get(length, reference.get(None)), bound.get(length)
+    if start is None or end is None or cell is start or cell is end:
+        return ""
+    room = end.exact_match.mean() - start.exact_match.mean()
+    return f"{100 * (cell.exact_match.mean() - start.exact_match.mean()) / room:+.0f}%" if room > 0 else ""
 
 
 def _trained(path: str) -> str:

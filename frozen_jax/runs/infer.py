@@ -19,7 +19,7 @@ from frozen_jax.errors import UserError
 from frozen_jax.lm.base import GREEDY, LanguageModel
 from frozen_jax.lm.decoding import Strategy
 from frozen_jax.lm.generation import Stop
-from frozen_jax.prepared import shown
+from frozen_jax.prepared import SHOWN, shown
 from frozen_jax.runs.job import Job
 from frozen_jax.runs.task_data import TaskData
 from frozen_jax.tokenizer import lm_tokenizer
@@ -103,7 +103,7 @@ class _Answer(NamedTuple):
         number: of the line.
         text: one, or a list of several.
         log_probability: of each.
-        evidence: {"passages": those that the method has put before the question}, where it has.
+        evidence: {"passages": those that the method has put before the question} or its {"candidates": ...}.
     """
 
     number: int
@@ -139,7 +139,7 @@ class _Answerer:
             rows = [row[:length] for row, length in zip(found.tokens.tolist(), found.lengths, strict=True)]
             answers = [self._stop.cut(lm_tokenizer().decode(row)) for row in rows]
             nats = [round(float(row), 4) for row in found.log_probs.sum(axis=1)]
-            evidence = {name: value for name, value in examples[number].items() if name == "passages"}
+            evidence = {name: value for name, value in examples[number].items() if name in SHOWN}
             one = len(answers) == 1
             yield _Answer(number, answers[0] if one else answers, nats[0] if one else nats, evidence)
 
@@ -204,6 +204,8 @@ def _ask(lm: LanguageModel, model: LanguageModel, answer: _Answerer) -> None:
         for place, passage in enumerate(alone.evidence.get("passages", ()), 1):
             ranks = ", ".join(f"{stage} {rank}" for stage, rank in passage["ranks"].items())
             print(f"  {place:3}. {passage['title']} ({ranks}; score {passage['score']:.3f})")
+        for one in alone.evidence.get("candidates", ()):
+            print(f"  {one['count']:3} times {one['text']} (log-probability {one['log_probability']:.3f})")
         print(f"  frozen LM alone: {alone.text}")
         if model is not lm:
             [beside] = answer(model, [text])

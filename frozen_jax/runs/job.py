@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +23,22 @@ from frozen_jax.lm.pretrained.load import load_lm
 from frozen_jax.methods.base import Method
 from frozen_jax.runs.task_data import TaskData
 
-gin.external_configurable(load_lm)
+_held: weakref.WeakValueDictionary[Any, LanguageModel] = weakref.WeakValueDictionary()
+
+
+@functools.wraps(load_lm)
+def _held_or_loaded(*args: Any, **settings: Any) -> LanguageModel:
+    """What gin calls `load_lm`: asked for the same again, the LM that is there already, for as long as it is held.
+
+    So however many methods a run has, one trained inside another's preparation too, there is one copy of the weights.
+    """
+    asked = (settings.get("mesh"), repr((args, sorted(settings.items()))))
+    if (found := _held.get(asked)) is None:
+        _held[asked] = found = load_lm(*args, **settings)
+    return found
+
+
+gin.external_configurable(_held_or_loaded, name="load_lm")
 __all__ = ["Job", "optimizers"]  # importing this file makes optax's names known to gin
 
 

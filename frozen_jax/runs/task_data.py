@@ -18,8 +18,8 @@ from frozen_jax.answering import EvalTask
 from frozen_jax.batching import ENCODER_INPUTS, LENGTH_WINDOW, Batches, Ragged, TaskTokens, Tokens, all_buckets
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
-from frozen_jax.ordering import sample
-from frozen_jax.prepared import Prepare, Preparing
+from frozen_jax.ordering import half, sample
+from frozen_jax.prepared import Prepare, Preparing, as_tokens
 from frozen_jax.retrieval import training_pairs
 from frozen_jax.runs.environment import import_data
 from frozen_jax.tokenizer import Tokenizer, encoder_tokenizer, lm_tokenizer
@@ -50,6 +50,8 @@ class TaskData:
         eval_examples: evaluate on so many examples of each task, chosen by the seed; None is the whole split.
         encoder_text: what a method's encoder reads in place of every example's inputs: a control, see `controls`.
         train_examples: train on so many examples of each task, chosen by the seed; None is the whole split.
+        train_half: train on this half of the examples alone, 0 or 1, see `ordering.half`: for cross-fitting, where one
+            module is trained on what another says of examples that it has not seen. None is all.
         prepare: of the method, where it has one; `Job` sets it.
     """
 
@@ -67,6 +69,7 @@ class TaskData:
     eval_examples: int | None = None
     encoder_text: str | None = None
     train_examples: int | None = None
+    train_half: int | None = None
     prepare: Prepare | None = None
 
     def check_encoder_tokenizer(self) -> None:
@@ -144,23 +147,33 @@ class TaskData:
         return None if self.encoder_text is None else self.encoder_tokens(self.encoder_text)
 
     def _train_tokens(self) -> list[TaskTokens]:
-        if self.prepare is not None:
-            return self._prepared_train_tokens(self.prepare)
+        if self.prepare is not None or self.train_half is not None:
+            return self._train_tokens_of_texts()
         if self.token_cache is not None:
             tokens = token_cache.train_tokens(self.token_cache, self.made())
         else:
             tokens = self._data().train_tokens(*self._what(), pack=self.pack, **self._how())
         return [_sampled(task, self.train_examples, self.seed) for task in tokens]
 
-    def _prepared_train_tokens(self, prepare: Prepare) -> list[TaskTokens]:
+    def _train_tokens_of_texts(self) -> list[TaskTokens]:
         if self.token_cache is not None:
-            raise UserError("token files hold no text to prepare; leave TOKEN_CACHE_DIR = None with this method")
+            raise UserError("token files hold no text to prepare or to halve; leave TOKEN_CACHE_DIR = None here")
         rates = {task.name: rate for task, rate in self._data().find_tasks(self.mixture_or_task_name, "train").items()}
-        tasks = self._eval_tasks("train", self.train_examples)
-        return [self._preparing(prepare).train_tokens(task, rates[task.name]) for task in tasks if rates[task.name]]
+        tasks = [self._halved(task) for task in self._eval_tasks("train", self.train_examples) if rates[task.name]]
+        if self.prepare is None:
+            return [as_tokens(task, rates[task.name]) for task in tasks]
+        preparing = self._preparing(self.prepare)
+        return [preparing.train_tokens(task, rates[task.name]) for task in tasks]
+
+    def _halved(self, task: EvalTask) -> EvalTask:
+        if self.train_half is None:
+            return task
+        return dataclasses.replace(task, examples=[e for e in task.examples if half(e.inputs_text) == self.train_half])
 
     def _preparing(self, prepare: Prepare) -> Preparing:
-        return Preparing(prepare, self.task_feature_lengths["inputs"], self.prepared_tokens, self.encoder_tokens)
+        return Preparing(
+            prepare, self.task_feature_lengths["inputs"], self.prepared_tokens, self.encoder_tokens, _choice
+        )
 
     def _eval_tasks(self, split: str, most: int | None) -> list[EvalTask]:
         if self.token_cache is None:
@@ -240,6 +253,10 @@ def _check_vocabulary(tokenizer: Tokenizer, lm: LanguageModel, setting: str) -> 
 def _tokens(tokenizer: Tokenizer, text: str, length: int | None) -> Tokens:
     """A text cut at `length` tokens, the end-of-sequence token included; None cuts nothing."""
     return np.array([*tokenizer.encode(text)[: length and length - 1], tokenizer.eos_id], np.int32)
+
+
+def _choice(text: str) -> Tokens:
+    return _tokens(lm_tokenizer(), text, None)
 
 
 def _sampled(task: TaskTokens, most: int | None, seed: int) -> TaskTokens:

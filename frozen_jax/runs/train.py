@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
@@ -17,7 +17,8 @@ from frozen_jax.answering import EvalTask
 from frozen_jax.checkpoints import Checkpointer, describe
 from frozen_jax.errors import UserError
 from frozen_jax.evaluation import evaluate
-from frozen_jax.methods.base import parameter_count
+from frozen_jax.first_pass import keep
+from frozen_jax.methods.base import Method, parameter_count
 from frozen_jax.metrics import MetricWriter
 from frozen_jax.runs import report
 from frozen_jax.runs.job import Job
@@ -38,6 +39,8 @@ def train(
     accumulation_steps: int = 1,
     log_period: int = 10,
     profile_steps: int = 0,
+    first_pass: str | None = None,
+    start_from: str | Callable[[], Any] | None = None,
 ) -> epath.Path:
     """Trains until `train_steps`, going on from the latest checkpoint in the run's folder if there is one.
 
@@ -56,6 +59,10 @@ def train(
         accumulation_steps: microbatches a step.
         log_period: steps a line of metrics.
         profile_steps: how many steps to trace into MODEL_DIR/profile.
+        first_pass: a folder in which neural recursion keeps what the first pass makes of every example; None keeps
+            nothing, and computes it at every step.
+        start_from: another run's folder or saved step, whose trained parameters this run begins with, such as a
+            Connector's that was pretrained; or what trains it when it is first wanted (in gin, `@pretraining/train`).
 
     Returns:
         MODEL_DIR, so that gin can train what another run needs first: `Reranker.checkpoint = @reranker/train`. Nothing
@@ -71,8 +78,11 @@ def train(
     partitioning.check_batch_size(job.data.batch_size, job.mesh, accumulation_steps)
     if job.data.pack and not job.method.packs:
         raise UserError(f"{type(job.method).__name__} needs a row for every example; set TaskData.pack = False")
-    state, split = training.start(job.method, optimizer, job.mesh, job.rules)  # first: preparing data may take hours
+    method = _started(job, start_from)
+    state, split = training.start(method, optimizer, job.mesh, job.rules)  # first: preparing data may take hours
     batches = job.data.train_batches()
+    if first_pass is not None:
+        keep(job.method, job.mask(), batches, first_pass)
     validation = job.data.eval_tasks("validation") if eval_period else []
     best_metric = best_metric if eval_period else None
     _check_best_metric(best_metric, [task.name for task in validation])
@@ -84,6 +94,7 @@ def train(
         seed=job.seed,
         gin_config=gin_config.current(),
         encoder_text=job.data.encoder_text,
+        train_half=job.data.train_half,
     )
     step = training.make_train_step(
         split, state, optimizer, z_loss=z_loss, accumulation_steps=accumulation_steps, seed=job.seed
@@ -112,6 +123,13 @@ def train(
         failures += _report(job, reported, report_alone, steps=steps, seconds=seconds)
     report.raise_failures(failures)
     return job.directory
+
+
+def _started(job: Job, start_from: str | Callable[[], Any] | None) -> Method:
+    """The method as its first step finds it; of a run that goes on, its own checkpoint says more."""
+    if start_from is None or _steps_done(job):
+        return job.method
+    return job.trained_method(start_from() if callable(start_from) else start_from)
 
 
 def _steps_done(job: Job) -> int:

@@ -46,6 +46,25 @@ def test_every_method_trains_and_is_evaluated(method, task, llama, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_connector_is_pretrained_and_goes_on_with_a_task(llama, tmp_path):
+    files = ["--gin_file=tests/end_to_end/tiny.gin", "--gin_file=gin/methods/neural_recursion.gin"]
+    common = [*llama, "--gin.EVAL_PERIOD=0", "--gin.warmup_cosine.warmup_steps=1"]
+    first, second, states = (tmp_path / name for name in ("first", "second", "states"))
+    pretraining = [
+        "--gin.MIXTURE_OR_TASK_NAME=tiny_written",
+        f"--gin.MODEL_DIR={first}",
+        "--gin.train.report_split=None",
+    ]
+    done = run(*common, *pretraining, f"--gin.train.first_pass={states}", gin_files=files)
+    assert done.returncode == 0, done.stderr
+    assert (states / "states.bin").stat().st_size > 1000
+    task = ["--gin.MIXTURE_OR_TASK_NAME=tiny_chosen", f"--gin.MODEL_DIR={second}", f"--gin.train.start_from={first}"]
+    done = run(*common, *task, gin_files=files)
+    assert done.returncode == 0, done.stderr
+    assert "with NeuralRecursion" in done.stdout
+
+
+@pytest.mark.slow
 def test_several_texts_with_their_log_probabilities(llama, tmp_path):
     asked = tmp_path / "asked.jsonl"
     asked.write_text("".join(json.dumps({"inputs": text}) + "\n" for text in INPUTS))

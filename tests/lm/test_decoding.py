@@ -133,13 +133,14 @@ def test_a_token_of_no_probability_is_never_drawn():
 def test_what_is_drawn_depends_on_seed_example_sample_and_position_alone():
     table = random_table(1)
 
-    def tokens(seed=0, ids=(0, 1, 2), n=4):
-        return np.asarray(written(Sample(seed=seed, n=n, temperature=3.0), table, LIMITS, ids).tokens)
+    def tokens(seed=0, ids=(0, 1, 2), n=4, first=0):
+        return np.asarray(written(Sample(seed=seed, n=n, temperature=3.0, first=first), table, LIMITS, ids).tokens)
 
     found = tokens()
     np.testing.assert_array_equal(tokens(), found)
     np.testing.assert_array_equal(tokens(ids=(2, 0, 1)), found[[2, 0, 1]])
     np.testing.assert_array_equal(tokens(n=2), found[:, :2])
+    np.testing.assert_array_equal(tokens(n=2, first=2), found[:, 2:])
     assert (tokens(seed=1) != found).any()
     assert len({tuple(row) for row in found.reshape(-1, LENGTH).tolist()}) > 6, "examples and samples differ"
 

@@ -18,7 +18,7 @@ LENGTHS = {"inputs": 40, "targets": 4}
 METHODS = {"PromptTuning": tiny.prompt_tuning, "FineTuning": FineTuning}
 
 
-def save(folder, method, seed=0, trained_on="chosen", steps=(1,), encoder_text=None):
+def save(folder, method, seed=0, trained_on="chosen", steps=(1,), encoder_text=None, train_half=None):
     """Saves a module with random parameters, as its training would, and returns its folder."""
     state, _ = training.start(method, optax.sgd(0.1), tiny.mesh(1, 1))
     rng = np.random.default_rng(seed)
@@ -29,6 +29,7 @@ def save(folder, method, seed=0, trained_on="chosen", steps=(1,), encoder_text=N
         seed=seed,
         gin_config=f"# Macros:\nMIXTURE_OR_TASK_NAME = '{trained_on}'\nX = 1\n",
         encoder_text=encoder_text,
+        train_half=train_half,
     )
     with Checkpointer(folder, description) as checkpointer:
         for step in steps:

@@ -1,12 +1,18 @@
 """A run's data: settings that contradict each other, or that the LM cannot read."""
 
+from types import SimpleNamespace
+from typing import NamedTuple
+
 import gin
+import numpy as np
 import pytest
 
 from frozen_jax.errors import UserError
+from frozen_jax.ordering import half
 from frozen_jax.runs.job import Job
 from frozen_jax.runs.task_data import TaskData
 from tests import tiny
+from tests.runs import modules_of_tiny
 
 LENGTHS = {"inputs": 8, "targets": 2}
 
@@ -90,3 +96,41 @@ def test_texts_end_for_the_lm_as_for_its_tokenizer():
     with pytest.raises(UserError, match=r"titler-t5-small ends texts with token 1, tiny-llama-0 with 5; .*eos_id = 1"):
         TaskData("a_task", LENGTHS).check_fits(tiny.prompt_tuning(tiny.llama(vocab_size=32100, eos_id=5)))
     TaskData("a_task", LENGTHS).check_fits(tiny.prompt_tuning(tiny.llama(vocab_size=32100, eos_id=5, stop_ids=(1,))))
+
+
+class OneTask(TaskData):
+    """Forty examples; the names of their tasks come from no registry."""
+
+    def _eval_tasks(self, split, most):
+        del split
+        return [modules_of_tiny.written(40 if most is None else most)]
+
+    def _data(self):
+        return SimpleNamespace(find_tasks=lambda name, split: {Named("written"): 1.0})
+
+
+class Named(NamedTuple):
+    name: str
+
+
+def test_a_half_of_the_training_examples_is_of_those_whose_text_says_so():
+    [task] = [modules_of_tiny.written(40)]
+    inputs = {example.inputs.tobytes(): example.inputs_text for example in task.examples}
+    seen = []
+    for which in (0, 1):
+        [tokens] = OneTask("written", LENGTHS, train_half=which)._train_tokens()
+        column = tokens.features["inputs"]
+        texts = [inputs[np.asarray(column[row]).tobytes()] for row in range(len(tokens))]
+        assert {half(text) for text in texts} == {which}
+        seen += texts
+    assert sorted(seen) == sorted(inputs.values()), "each in one half"
+    few = [OneTask("written", LENGTHS, train_half=which, train_examples=10)._train_tokens()[0] for which in (0, 1)]
+    assert sum(map(len, few)) == 10
+    with pytest.raises(UserError, match="token files hold no text to prepare or to halve"):
+        OneTask("written", LENGTHS, train_half=0, token_cache="somewhere")._train_tokens()
+
+
+def test_a_half_depends_on_the_words_alone():
+    questions = [f"Who wrote book {n}?" for n in range(200)]
+    assert 70 < sum(map(half, questions)) < 130
+    assert [half(f"  {question.upper()}\n") for question in questions] == [half(question) for question in questions]

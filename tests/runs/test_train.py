@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 
+import numpy as np
 import optax
 import pytest
 
@@ -79,3 +80,22 @@ def test_a_checkpoint_says_what_text_the_encoder_read(tmp_path):
     data = TrainData("chosen", modules_of_tiny.LENGTHS, eval_examples=2, encoder_text="a text")
     train(modules_of_tiny.job(tmp_path, data=data), optax.sgd(0.1), 1, report_split=None)
     assert checkpoints.read_description(checkpoints.find(tmp_path))["encoder_text"] == "a text"
+
+
+def test_a_run_may_start_from_what_another_has_trained(tmp_path):
+    def job(name):
+        return modules_of_tiny.job(tmp_path / name, data=TrainData("chosen", modules_of_tiny.LENGTHS, eval_examples=2))
+
+    def trained_of(name, steps, **settings):
+        train(job(name), optax.sgd(0.1), steps, report_split=None, **settings)
+        return checkpoints.load_trained(tmp_path / name, job(name).method)
+
+    first = trained_of("first", 2)
+    still = trained_of("second", 1, start_from=str(tmp_path / "first"), save_period=1)
+    third = trained_of("third", 1, start_from=lambda: train(job("first"), optax.sgd(0.1), 2, report_split=None))
+    fresh = trained_of("fresh", 3)
+    for name, array in still.items():
+        np.testing.assert_array_equal(array, third[name])
+        np.testing.assert_allclose(array, fresh[name], atol=1e-6)  # two steps, then one: as three
+        assert abs(array - first[name]).max() > 1e-6
+    assert still.keys() == trained_of("second", 2, start_from="a folder that is no longer wanted").keys()

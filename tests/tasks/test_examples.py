@@ -1,6 +1,23 @@
 """The example that each task makes of a record, as its file promises."""
 
-from tasks import cb, copa, hotpotqa, imdb, mrpc, rte, sciq, squad, squad_answerable, sst2
+import pytest
+
+from tasks import (
+    arc_closed_book,
+    cb,
+    copa,
+    hotpotqa,
+    imdb,
+    mrpc,
+    natural_questions,
+    rte,
+    sciq,
+    sciq_closed_book,
+    squad,
+    squad_answerable,
+    sst2,
+    triviaqa,
+)
 from tasks.common import to_dataset
 
 
@@ -111,6 +128,61 @@ def test_sciq():
     alone = record | {"support": " "}
     assert sciq.example(alone)["inputs"].endswith("Choices: Argon; carbon dioxide; oxygen.")
     assert sciq.must_not_leak(alone) == ["question: Which gas?"]
+
+
+def test_sciq_closed_book():
+    record = {"question": " Which gas?", "correct_answer": "carbon dioxide ", "support": "Plants take it."}
+    assert sciq_closed_book.example(record | {"distractor1": "oxygen"}) == {
+        "inputs": "Which gas?",
+        "targets": "carbon dioxide",
+        "answers": ["carbon dioxide"],
+    }
+
+
+def test_arc_closed_book():
+    question = "What does a warm hand do to an ice cube?"
+    record = {"query": f"Question: {question}\nAnswer:", "choices": ["It breaks it.", "It melts it."], "gold": 1}
+    assert arc_closed_book.example(record) == {
+        "inputs": question,
+        "targets": "It melts it.",
+        "answers": ["It melts it."],
+    }
+
+
+@pytest.mark.parametrize(
+    ("question", "alone"),
+    [
+        ("Which of these melts?", False),
+        ("Which of the following melts?", False),
+        ("Of the things listed, what melts?", False),
+        ("Ice melts. Which statement says why?", False),
+        ("Which sentence is true?", False),
+        ("Which best explains why ice melts?", False),
+        ("Which metal melts at room temperature?", True),
+        ("What makes these things melt?", True),
+    ],
+)
+def test_questions_of_arc_that_speak_of_their_choices(question, alone):
+    assert arc_closed_book.stands_alone({"query": f"Question: {question}\nAnswer:"}) is alone
+
+
+def test_triviaqa():
+    spellings = {"aliases": ["Aln", "River Aln"], "normalized_aliases": ["river aln", "aln"]}
+    record = {"question": "Which river was spanned by Lantern Bridge? ", "answer": {"value": "River Aln", **spellings}}
+    assert triviaqa.example(record) == {
+        "inputs": "Which river was spanned by Lantern Bridge?",
+        "targets": "River Aln",
+        "answers": ["River Aln", "Aln", "river aln", "aln"],
+    }
+
+
+def test_natural_questions():
+    record = {"question": "who built the lantern bridge", "answer": ["John Smith", "Smith", "John Smith"]}
+    assert natural_questions.example(record) == {
+        "inputs": "who built the lantern bridge",
+        "targets": "John Smith",
+        "answers": ["John Smith", "Smith"],
+    }
 
 
 def test_lists_of_any_length_become_a_dataset():

@@ -22,6 +22,7 @@ from frozen_jax.retrieval import corpora
 from frozen_jax.tokenizer import lm_tokenizer
 from tasks import (
     arc,
+    arc_closed_book,
     arrow,
     boolq,
     cb,
@@ -33,22 +34,27 @@ from tasks import (
     imdb,
     mixtures,
     mrpc,
+    natural_questions,
     openbookqa,
+    p3_records,
     piqa,
     rte,
     sciq,
+    sciq_closed_book,
     socialiqa,
     squad,
     squad_answerable,
     squad_open,
     sst2,
+    triviaqa,
     winogrande,
 )
 from tasks.splits import SPLITS, normalize
 from tests.task_batches import train_batches
 
 CHOICE_TASKS = (boolq, commonsenseqa, copa, hellaswag, openbookqa, piqa, sciq, socialiqa, winogrande)
-OTHERS = (cb, hotpotqa, hotpotqa_open, imdb, mrpc, rte, squad, squad_answerable, squad_open, sst2)
+CLOSED_BOOK = (arc_closed_book, natural_questions, sciq_closed_book, triviaqa)
+OTHERS = (*CLOSED_BOOK, cb, hotpotqa, hotpotqa_open, imdb, mrpc, rte, squad, squad_answerable, squad_open, sst2)
 MODULES = {module.TASK.name: module for module in (*CHOICE_TASKS, *OTHERS)} | {
     task.name: SimpleNamespace(TASK=task, examples=functools.partial(arc.examples, task.name))
     for task in (arc.EASY, arc.CHALLENGE)
@@ -63,7 +69,7 @@ NUMBERS_OF_CHOICES = {  # where there are not two
     "sciq_from_validation": {4},
     "socialiqa": {2, 3},
 }
-WITHOUT_CHOICES = {module.TASK.name for module in (hotpotqa_open, squad, squad_open)}
+WITHOUT_CHOICES = {module.TASK.name for module in (*CLOSED_BOOK, hotpotqa_open, squad, squad_open)}
 WITH_CHOICES = sorted({*MODULES} - WITHOUT_CHOICES)
 MOST = {"hellaswag": 1000}  # examples of the test split to look at
 MAJORITY = {  # of the most frequent answer in the test split, where all examples have the same choices
@@ -114,6 +120,7 @@ def test_every_record_is_in_one_split():
     assert sizes == {  # of BoolQ, ... those that were not dropped, see test_choice_tasks.py
         "arc_challenge": 1119 + 299 + 1172 - 9,
         "arc_easy": 2251 + 570 + 2376 - 11,
+        "arc_easy_closed_book": 5186 - 1095,
         "boolq": 9427 + 3270 - 1454,
         "cb_from_validation": 56,
         "commonsenseqa": 9741 + 1221,
@@ -123,15 +130,18 @@ def test_every_record_is_in_one_split():
         "hotpotqa_type_from_validation": 7405,
         "imdb_sentiment": 50000,
         "mrpc_from_validation": 408,
+        "nq_open_from_validation": 3610,
         "openbookqa": 4957 + 500 + 500 - 46,
         "piqa": 16113 + 1838 - 592,
         "rte_from_validation": 277,
+        "sciq_closed_book_from_validation": 1000,
         "sciq_from_validation": 1000,
         "socialiqa": 33410 + 1954,
         "squad_answerable_from_validation": 11873,
         "squad_open_from_validation": 5928,
         "squad_reading_from_validation": 5928,
         "sst2_from_validation": 872,
+        "triviaqa_from_validation": 7993,
         "winogrande": 40398 + 1267,
     }
 
@@ -204,6 +214,46 @@ def test_no_gold_paragraph_of_hotpotqa_stands_in_two_splits():
     gold = [{name for example in members for name in example["gold"]} for members in hotpotqa_open.examples().values()]
     assert len(set.union(*gold)) == sum(map(len, gold))
     assert {len(set(e["gold"])) for members in hotpotqa_open.examples().values() for e in members} == {2}
+
+
+@pytest.mark.parametrize(
+    ("module", "folder", "seen"), [(triviaqa, "trivia_qa/unfiltered", 902), (natural_questions, "nq_open", 361)]
+)
+def test_p3_tests_on_part_of_what_closed_book_tasks_test_on(module, folder, seen):
+    p3 = {
+        split: {record["question"].strip() for record in records}
+        for split, records in p3_records.SOURCES[folder].records().items()
+    }
+    ours = questions_of(module)
+    assert p3["test"] | p3["validation"] < ours["test"]
+    assert len(p3["train"] & ours["test"]) == seen
+
+
+@pytest.mark.parametrize(("module", "sizes", "again"), [(triviaqa, 2500, 864), (natural_questions, 1083, 179)])
+def test_answers_that_recur_are_as_many_as_is_written_down(module, sizes, again):
+    splits, same = module.examples(), text_metrics.normalize_answer
+    known = {same(answer) for example in splits["train"] for answer in example["answers"]}
+    assert (len(splits["test"]), sum(same(e["targets"]) in known for e in splits["test"])) == (sizes, again)
+
+
+def test_closed_book_questions_have_the_splits_of_those_with_choices():
+    for split in SPLITS:
+        alone, chosen = sciq_closed_book.examples()[split], sciq.examples()[split]
+        assert len(alone) == len(chosen)
+        for one, other in zip(alone, chosen, strict=True):
+            assert f" Question: {one['inputs']} Choices: " in other["inputs"]
+            assert one["targets"] == other["targets"]
+        said = {(e["inputs"], e["targets"]) for e in arc.examples("arc_easy")[split]}
+        questions = {(text.partition(" Question: ")[2].rpartition(" Choices: ")[0], answer) for text, answer in said}
+        assert {(e["inputs"], e["targets"]) for e in arc_closed_book.examples()[split]} < questions
+        left_out = questions - {(e["inputs"], e["targets"]) for e in arc_closed_book.examples()[split]}
+        assert all(arc_closed_book.OF_CHOICES.search(question) for question, _ in left_out)
+
+
+@pytest.mark.parametrize("module", [natural_questions, triviaqa])
+def test_every_spelling_of_an_answer_counts(module):
+    last = evaluated(module.TASK.name, lambda e: e.raw["answers"][-1].decode())
+    assert set(last.metrics.values()) == {1.0}
 
 
 def test_answers_of_yes_and_no():

@@ -3,11 +3,12 @@
 import collections
 import tracemalloc
 
+import gin
 import pytest
 
 from frozen_jax import data, wheels
 from frozen_jax.tokenizer import lm_tokenizer
-from tasks import wikipedia
+from tasks import wikipedia, wikipedia_causal
 from tasks.splits import SPLITS, HeldOut, normalize
 from tasks.wikipedia import WORDS
 
@@ -20,23 +21,33 @@ def record(text, url="/wiki/A_b"):
 
 
 def test_pieces_follow_each_other_and_only_the_end_is_lost():
-    found = wikipedia.pieces(record("\n " + " \n".join(WORD)))
-    text = " ".join(f"{piece['inputs']} {piece['targets']}" for piece in found)
-    assert text.split() == WORD[: 4 * WORDS]
-    assert {len(side.split()) for piece in found for side in piece.values()} == {WORDS}
-    assert [sorted(piece) for piece in found] == [["inputs", "targets"]] * 2
+    found = wikipedia.pieces(record("\n " + " \n".join(WORD)), 2 * WORDS)
+    assert found == [WORD[: 2 * WORDS], WORD[2 * WORDS : 4 * WORDS]]
+    assert len(wikipedia.pieces(record(" ".join(WORD)), 10)) == len(WORD) // 10
+
+
+def test_a_piece_is_parted_in_the_middle():
+    assert wikipedia.example(["a", "b", "c", "d"]) == {"inputs": "a b", "targets": "c d"}
+
+
+def test_a_causal_example_is_the_piece_and_mostly_targets():
+    piece = WORD[: wikipedia_causal.INPUTS + wikipedia_causal.TARGETS]
+    found = wikipedia_causal.example(piece)
+    assert found["inputs"] == " ".join(WORD[:8])
+    assert found["inputs"] + found["targets"] == " ".join(piece)
+    assert found["targets"].startswith(" word8 ")
 
 
 def test_a_piece_that_is_just_full_is_kept_and_a_short_article_gives_none():
-    assert len(wikipedia.pieces(record(" ".join(WORD[: 2 * WORDS])))) == 1
-    assert wikipedia.pieces(record(" ".join(WORD[: 2 * WORDS - 1]))) == []
-    assert wikipedia.pieces(record("")) == []
+    assert len(wikipedia.pieces(record(" ".join(WORD[: 2 * WORDS])), 2 * WORDS)) == 1
+    assert wikipedia.pieces(record(" ".join(WORD[: 2 * WORDS - 1])), 2 * WORDS) == []
+    assert wikipedia.pieces(record(""), 2 * WORDS) == []
 
 
 def test_references_are_left_out():
     text = "It is old.[1][23] It is[citation needed] long[edit] [sic], [x] and x[i].[] " + " ".join(WORD)
-    (first, *_) = wikipedia.pieces(record(text))
-    assert first["inputs"].startswith("It is old. It is long [sic], [x] and x[i]. word0")
+    (first, *_) = wikipedia.pieces(record(text), 2 * WORDS)
+    assert " ".join(first).startswith("It is old. It is long [sic], [x] and x[i]. word0")
 
 
 def test_keys_are_the_title_without_its_section_and_the_normalised_text():
@@ -59,17 +70,25 @@ def test_dataset_is_that_of_the_split_in_the_order_of_the_file(monkeypatch):
     texts = [*(f"{number} " + " ".join(WORD) for number in range(9)), "too short"]
     monkeypatch.setattr(wikipedia, "records", lambda: map(record, texts))
     monkeypatch.setattr(wikipedia, "splits", lambda: ["train", "validation"] * 5)
-    found = [e["inputs"].decode().split()[0] for e in wikipedia.dataset("train", False).as_numpy_iterator()]
-    assert found == [name for number in range(0, 9, 2) for name in (str(number), f"word{2 * WORDS - 1}")]
-    assert [len(pieces) for pieces in wikipedia.examples("validation")] == [2, 2, 2, 2, 0]
-    assert list(wikipedia.dataset("test", False)) == []
+    assert beginnings(wikipedia.TASK, "train") == [
+        name for number in range(0, 9, 2) for name in (str(number), f"word{2 * WORDS - 1}")
+    ]
+    assert beginnings(wikipedia_causal.TASK, "train") == [str(number) for number in range(0, 9, 2)]
+    assert [len(pieces) for pieces in wikipedia.articles("validation", 2 * WORDS)] == [2, 2, 2, 2, 0]
+    assert beginnings(wikipedia.TASK, "test") == []
+
+
+def beginnings(task, split):
+    """The first word of each example of a split."""
+    found = task.source.get_dataset(split, shuffle=False).as_numpy_iterator()
+    return [example["inputs"].decode().split()[0] for example in found]
 
 
 def test_nothing_is_read_before_a_split_is_iterated(monkeypatch):
     monkeypatch.setattr(wheels, "open_member", lambda *_: pytest.fail("the archive was opened"))
     monkeypatch.setattr(wikipedia, "splits", lambda: pytest.fail("the articles were read"))
     assert wikipedia.TASK.num_input_examples("train") == wikipedia.SIZES["train"]
-    wikipedia.dataset("train", False)
+    wikipedia.TASK.source.get_dataset("train", shuffle=False)
 
 
 @pytest.mark.wheels
@@ -86,17 +105,19 @@ def test_articles_and_splits_are_as_written_down():
 
 @pytest.mark.wheels
 def test_sizes_are_as_written_down():
-    counted = dict.fromkeys(SPLITS, 0)
+    lengths = {wikipedia.TASK: 2 * WORDS, wikipedia_causal.TASK: 128}
+    counted = {task: dict.fromkeys(SPLITS, 0) for task in lengths}
     for article, split in zip(wikipedia.records(), wikipedia.splits(), strict=True):
-        counted[split] += len(wikipedia.pieces(article))
-    assert counted == wikipedia.SIZES == {split: wikipedia.TASK.num_input_examples(split) for split in SPLITS}
+        for task, length in lengths.items():
+            counted[task][split] += len(wikipedia.pieces(article, length))
+    assert counted == {task: {split: task.num_input_examples(split) for split in SPLITS} for task in lengths}
 
 
 @pytest.mark.wheels
 def test_reading_holds_one_article_at_a_time():
     wikipedia.splits()
     tracemalloc.start()
-    articles = wikipedia.examples("test")
+    articles = wikipedia.articles("test", 2 * WORDS)
     for _ in range(3):
         next(articles)
     _, peak = tracemalloc.get_traced_memory()
@@ -115,3 +136,24 @@ def test_batches_and_evaluation():
         assert example.inputs.tolist() == [*encode(example.inputs_text)[:63], end]
         assert example.targets.tolist() == encode(example.targets_text)[:64]  # the text goes on
         assert example.choices == {}
+
+
+@pytest.fixture
+def _smollm2():
+    with gin.unlock_config():
+        gin.bind_parameter("lm_tokenizer.source", "smollm2-135m")
+    yield
+    gin.clear_config()
+
+
+@pytest.mark.wheels
+@pytest.mark.usefixtures("_smollm2")
+def test_causal_examples_are_the_tokens_of_the_text_without_an_end():
+    (task,) = data.eval_tasks("wikipedia_causal_lm", {"inputs": 32, "targets": 192}, "test")
+    tokenizer = lm_tokenizer()
+    assert len(task.examples) == wikipedia_causal.SIZES["test"]
+    wholes = [tokenizer.encode(example.inputs_text + example.targets_text) for example in task.examples]
+    kept = [[*example.inputs, *example.targets] for example in task.examples]
+    assert all(some == whole for some, whole in zip(kept, wholes, strict=True) if len(some) == len(whole))
+    assert tokenizer.eos_id not in {token for some in kept for token in some}
+    assert sum(map(len, kept)) > 0.98 * sum(map(len, wholes))

@@ -1,0 +1,1 @@
+"""Candidate answers of a textual recursive LM: sampled, grouped, shown, and chosen among without training."""
