@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
+from frozen_jax.errors import UserError
 from frozen_jax.freezing import Rules
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.lm.layers import Dropout
@@ -151,6 +152,47 @@ class Method(LanguageModel):
     def unembed(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Returns the LM's logits."""
         return self.wrapped.unembed(hidden)
+
+
+class TextMethod(Method):
+    """A method that only prepares text, for another method around the frozen LM; it has no parameters of its own.
+
+    What is trained is the other's, under its name here: `reader/prompt`. The LM inside both is the same object.
+    """
+
+    prepares = True
+
+    def __init__(self, name: str, inner: LanguageModel) -> None:
+        """Holds the other method.
+
+        Args:
+            name: of the attribute under which it is held.
+            inner: the other method.
+
+        Raises:
+            UserError: if it is none.
+        """
+        if not isinstance(inner, Method):
+            what = f"{type(self).__name__}.{name} is {type(inner).__name__}"
+            raise UserError(f"{what}; give it a method, such as @PromptTuning()")
+        super().__init__(inner)
+        setattr(self, name, inner)
+        self._inner, self.lm = name, inner.lm
+        self.rules = tuple((f"{name}/{pattern}", decision) for pattern, decision in inner.rules)
+        self.settings = inner.settings
+
+    @property
+    def wrapped(self) -> Method:
+        """The other method."""
+        return getattr(self, self._inner)
+
+    def dropout(self, key: PRNGKeyArray) -> Dropout | None:
+        """Returns the other's."""
+        return self.wrapped.dropout(key)
+
+    def shared_prompt(self) -> Float[Array, "P D"] | None:
+        """Returns the other's."""
+        return self.wrapped.shared_prompt()
 
 
 def parameter_count(parameters: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> int:

@@ -18,12 +18,10 @@ from typing import Any
 
 import gin
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
 
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
-from frozen_jax.lm.layers import Dropout
-from frozen_jax.methods.base import Example, Method
+from frozen_jax.methods.base import Example, TextMethod
 from frozen_jax.ordering import random_bits
 from frozen_jax.retrieval import measured
 from frozen_jax.retrieval.base import NONE, Hits
@@ -32,16 +30,13 @@ from frozen_jax.retrieval.evidence import Finds, described, digest, passages_of
 from frozen_jax.retrieval.packing import Packed, Template, pack
 from frozen_jax.retrieval.recall import Question
 from frozen_jax.tokenizer import lm_tokenizer
-from frozen_jax.types import Array
 
 _PACKED = 256  # questions a chunk, some seconds
 
 
 @gin.configurable
-class FrozenReader(Method):
+class FrozenReader(TextMethod):
     """A reader that is shown packed passages."""
-
-    prepares = True
 
     def __init__(
         self,
@@ -73,33 +68,13 @@ class FrozenReader(Method):
         Raises:
             UserError: for a template with other names in braces, lengths that are none, or a reader that is no method.
         """
-        if not isinstance(reader, Method):
-            raise UserError(
-                f"FrozenReader.reader is {type(reader).__name__}; give it a method, such as @PromptTuning()"
-            )
-        super().__init__(reader)
-        self.reader, self.lm = reader, reader.lm
-        self.rules = tuple((f"reader/{pattern}", decision) for pattern, decision in reader.rules)
-        self.settings = reader.settings
+        super().__init__("reader", reader)
         self._evidence, self._seed, self._cut_last = evidence, seed, cut_last
         self._lengths = _checked("lengths", lengths)
         self._train_lengths = _checked("train_lengths", train_lengths) or self._lengths
         self._template = Template(template, passage_template, separator)
         self._template.check()
         self._size = functools.cache(self._counted)
-
-    @property
-    def wrapped(self) -> LanguageModel:
-        """The reader."""
-        return self.reader
-
-    def dropout(self, key: PRNGKeyArray) -> Dropout | None:
-        """Returns the reader's."""
-        return self.reader.dropout(key)
-
-    def shared_prompt(self) -> Float[Array, "P D"] | None:
-        """Returns the reader's."""
-        return self.reader.shared_prompt()
 
     def prepare(self, examples: Sequence[Example], split: str, length: int) -> Mapping[str, Sequence[Example]]:
         """Finds passages for questions and packs them, going on where an earlier run stopped.

@@ -18,7 +18,6 @@ from typing import Any
 
 import gin
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
 
 from frozen_jax.candidates import measured
 from frozen_jax.candidates.grouping import Candidate, grouped
@@ -26,21 +25,17 @@ from frozen_jax.candidates.proposing import Proposer, Samples
 from frozen_jax.candidates.showing import Template, fitting, tell
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
-from frozen_jax.lm.layers import Dropout
-from frozen_jax.methods.base import Example, Method
+from frozen_jax.methods.base import Example, TextMethod
 from frozen_jax.ordering import half, permutation, random_bits
 from frozen_jax.prepared import CHOICES
 from frozen_jax.tokenizer import lm_tokenizer
-from frozen_jax.types import Array
 
 _ORDERS = ("shuffled", "count")
 
 
 @gin.configurable
-class TextualRecursion(Method):
+class TextualRecursion(TextMethod):
     """A selector that is shown candidates, sampled from the same LM."""
-
-    prepares = True
 
     def __init__(
         self,
@@ -75,14 +70,7 @@ class TextualRecursion(Method):
             UserError: for a template with other names in braces, numbers that are none, a selector that is no method,
                 another number of halves than two, or an LM that is not one and the same.
         """
-        if not isinstance(selector, Method):
-            raise UserError(
-                f"TextualRecursion.selector is {type(selector).__name__}; give it a method, such as @PromptTuning()"
-            )
-        super().__init__(selector)
-        self.selector, self.lm = selector, selector.lm
-        self.rules = tuple((f"selector/{pattern}", decision) for pattern, decision in selector.rules)
-        self.settings = selector.settings
+        super().__init__("selector", selector)
         self._p1, self._halves, self._order, self._seed = p1, tuple(p1_halves), order, seed
         self._check_proposers()
         self._n = _checked("n", n)
@@ -91,19 +79,6 @@ class TextualRecursion(Method):
         self._template.check()
         if order not in _ORDERS:
             raise UserError(f"TextualRecursion.order is {order!r}; choose from {', '.join(_ORDERS)}")
-
-    @property
-    def wrapped(self) -> LanguageModel:
-        """The selector."""
-        return self.selector
-
-    def dropout(self, key: PRNGKeyArray) -> Dropout | None:
-        """Returns the selector's."""
-        return self.selector.dropout(key)
-
-    def shared_prompt(self) -> Float[Array, "P D"] | None:
-        """Returns the selector's."""
-        return self.selector.shared_prompt()
 
     def prepare(self, examples: Sequence[Example], split: str, length: int) -> Mapping[str, Sequence[Example]]:
         """Samples candidates and shows them beside the questions, going on where an earlier run stopped.
