@@ -15,13 +15,16 @@ import os
 import sys
 from collections.abc import Sequence
 
-from frozen_jax import cloud_storage, gin_config, runs
+from frozen_jax import cloud_storage, gin_config, preemption, runs
 from frozen_jax.errors import UserError
 from frozen_jax.runs import environment
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs what the command line asks for and returns the exit status: 0, or 2 for a user's mistake."""
+    """Runs what the command line asks for and returns the exit status.
+
+    It is 0, 2 for a user's mistake, or 75 after SIGTERM, when the same command goes on where this one has stopped.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -34,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     flags, rest = parser.parse_known_args(arguments)
     environment.prepare()
+    preemption.listen()
     try:
         if unknown := [argument for argument in rest if not argument.startswith("--gin.")]:
             raise UserError(f"unknown argument {unknown[0]!r}; see python run.py --help")
@@ -49,13 +53,19 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except preemption.Preempted as told:
+        print(f"preempted: {told}", file=sys.stderr)
+        return preemption.EXIT_STATUS
     return 0
 
 
 if __name__ == "__main__":
     status = main(sys.argv[1:])
     sys.stdout.flush()
-    if status == 2:  # everything is closed; threads that libraries leave behind have nothing to add to the one line
+    if status in (
+        2,
+        preemption.EXIT_STATUS,
+    ):  # everything is closed; threads that libraries leave behind have nothing to add to the one line
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)

@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from frozen_jax import cloud_storage, freezing, partitioning
+from frozen_jax import cloud_storage, freezing, partitioning, preemption
 from frozen_jax.checkpoints import Checkpointer
 from frozen_jax.errors import UserError
 from frozen_jax.metrics import MetricWriter
@@ -209,10 +209,11 @@ def fit(
 
     Raises:
         UserError: if the loss or a gradient is not finite: names the step and its batch, and saves nothing of it.
+        Preempted: after SIGTERM, when the step is done and saved; at once while it evaluates, behind the last save.
     """
     first = int(state.step)
     profiler = contextlib.ExitStack()
-    with writer.progress(first, train_steps), profiler:
+    with preemption.put_off() as told, writer.progress(first, train_steps), profiler:
         for index in range(first, train_steps):
             if profile_steps and index == first + 2:
                 folder = profiler.enter_context(cloud_storage.written_locally(writer.directory / "profile"))
@@ -225,12 +226,16 @@ def fit(
                 profiler.close()
             done = index + 1
             if evaluate and eval_period and (done % eval_period == 0 or done == train_steps):
-                scores = evaluate(split.model(state.trained))
+                with preemption.at_once():
+                    scores = evaluate(split.model(state.trained))
                 writer.evaluation(done, scores)
                 checkpointer.save_best(done, state, scores)
-            if done % save_period == 0 or done == train_steps:
+            if done % save_period == 0 or done == train_steps or told():
                 writer.flush()
                 checkpointer.save(done, state)
+            if told() and done < train_steps:
+                checkpointer.wait()
+                raise preemption.Preempted(f"told to end by SIGTERM: step {done} is saved; run the same command again")
         checkpointer.wait()
     return state
 

@@ -25,7 +25,8 @@ DEATHS = [
     ("save", 2, {0, 2}),
     ("commit", 4, {2}),
     ("metrics", 6, {2, 4}),
-    ("best", 9, {6, 8}),
+    ("told", 6, {7}),
+    ("best", 9, {7, 8}),
     ("batch", 11, {8, 10}),
 ]
 
@@ -66,14 +67,24 @@ def assert_same(one, other):
 
 
 @pytest.mark.slow
+def test_told_to_end_while_it_evaluates_it_ends_at_once(tmp_path):
+    status, printed, errors = train(tmp_path, "told while it judges", 0)
+    assert (status, printed) == (75, "from 0\n")
+    assert errors == "preempted: told to end by SIGTERM; run the same command again to go on\n"
+    assert checkpoints.find(tmp_path / "checkpoints").name == "2"
+
+
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(tmp_path):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     assert train(unbroken) == (0, "from 0\n", "")
 
     allowed = {0}
     for moment, step, next_allowed in DEATHS:
-        status, printed, _ = train(broken, moment, step)
-        assert status == -signal.SIGKILL, f"it was to die at {moment} {step}"
+        status, printed, errors = train(broken, moment, step)
+        assert status == (75 if moment == "told" else -signal.SIGKILL), f"it was to die at {moment} {step}"
+        if moment == "told":
+            assert errors == "preempted: told to end by SIGTERM: step 7 is saved; run the same command again\n"
         assert printed in {f"from {first}\n" for first in allowed}
         allowed = next_allowed
 

@@ -9,6 +9,8 @@ The tiny T5 was written by T5X; the batches are made up. Moments, of which none 
     commit     all files of a step are written, its folder is about to get its name
     best       the saving of a step as the best has begun
     metrics    half of metrics.jsonl has been written, before the saving of a step
+    told       no death, but SIGTERM, as the batch of a step is asked for
+    told while it judges    the same at the first evaluation
     full       no death: from the saving of a step on, the disk is full
 """
 
@@ -22,7 +24,7 @@ import numpy as np
 import optax
 from etils import epath
 
-from frozen_jax import load_lm, partitioning, training
+from frozen_jax import load_lm, partitioning, preemption, training
 from frozen_jax.checkpoints import Checkpointer, describe
 from frozen_jax.errors import UserError
 from frozen_jax.methods.prompt_tuning import PromptTuning
@@ -100,7 +102,15 @@ def batches(first, moment, at):
     for index in range(first, STEPS):
         if (moment, at) == ("batch", index):
             die()
+        if (moment, at) == ("told", index):
+            os.kill(os.getpid(), signal.SIGTERM)
         yield batch(index)
+
+
+def judge(model, judged, moment):
+    if moment == "told while it judges":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return {"mean": float(np.mean(model.score(judged.inputs, judged.targets)))}
 
 
 def main(directory, moment="", at="-1"):
@@ -125,15 +135,19 @@ def main(directory, moment="", at="-1"):
             writer=MortalWriter(directory, first_step=int(state.step), log_period=1),
             checkpointer=checkpointer,
             save_period=SAVE_PERIOD,
-            evaluate=lambda model: {"mean": float(np.mean(model.score(judged.inputs, judged.targets)))},
+            evaluate=lambda model: judge(model, judged, moment),
             eval_period=EVAL_PERIOD,
         )
 
 
 if __name__ == "__main__":
     environment.prepare()
+    preemption.listen()
     try:
         main(*sys.argv[1:])
+    except preemption.Preempted as told:
+        print(f"preempted: {told}", file=sys.stderr, flush=True)
+        os._exit(preemption.EXIT_STATUS)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(2)  # as run.py
