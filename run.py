@@ -62,10 +62,8 @@ def main(arguments: Sequence[str]) -> int:
 if __name__ == "__main__":
     status = main(sys.argv[1:])
     sys.stdout.flush()
-    if status in (
-        2,
-        preemption.EXIT_STATUS,
-    ):  # everything is closed; threads that libraries leave behind have nothing to add to the one line
+    if status in (2, preemption.EXIT_STATUS):
+        # Everything is closed; threads that libraries leave behind have nothing to add to the one line.
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)

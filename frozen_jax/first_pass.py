@@ -11,10 +11,8 @@ step has one forward of the LM in place of two, beside the backward of the secon
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
-import pathlib
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 from jaxtyping import Float
 from tqdm import tqdm
@@ -51,7 +50,7 @@ class KeptStates:
         Raises:
             UserError: if other states lie there, or the disk has no room for these.
         """
-        self._method, self._batches, self._folder = method, batches, pathlib.Path(folder)
+        self._method, self._batches, self._folder = method, batches, epath.Path(folder)
         config = method.lm.config
         self._dtype, self._width = jnp.dtype(config.dtype), config.emb_dim
         self._front = 0 if method.lm.first_token is None else 1
@@ -76,18 +75,18 @@ class KeptStates:
         Raises:
             UserError: if the disk is full.
         """
-        order, rows = np.argsort(np.diff(self._offsets), kind="stable"), self._batches.batch_size
+        order, rows, done = np.argsort(np.diff(self._offsets), kind="stable"), self._batches.batch_size, self._done()
         graphdef, state = nnx.split(self._method)
         states = self._mapped("r+")
-        with tqdm(initial=self._done(), total=len(order), desc="first pass", unit="example", disable=None) as bar:
-            for start in range(self._done(), len(order), rows):
+        with tqdm(initial=done, total=len(order), desc="first pass", unit="example", disable=None) as bar:
+            for start in range(done, len(order), rows):
                 numbers = order[start : start + rows].tolist()
                 batch = self._batches.of([self._place(n) for n in numbers + numbers[:1] * (rows - len(numbers))])
-                made = _run(graphdef, state, batch)
+                made = jax.device_get(_run(graphdef, state, batch))
                 for row, number in enumerate(numbers):
                     states[self._offsets[number] : self._offsets[number + 1]] = self._taken(made, batch, row, number)
                 states.flush()
-                (self._folder / "done").write_text(str(start + len(numbers)))
+                cloud_storage.write_whole(self._folder / "done", str(start + len(numbers)))
                 bar.update(len(numbers))
 
     def put_into(self, rows: Rows, batch: Batch) -> Batch:
@@ -114,9 +113,9 @@ class KeptStates:
         """The states of the real positions of one row: those of its inputs, then those of its targets."""
         task, example = self._place(number)
         inputs, targets = int(self._inputs[task][example]), int(self._targets[task][example])
-        decoder = np.asarray(made.decoder[row])
+        decoder = made.decoder[row]
         if made.encoder is not None:
-            return np.concatenate([np.asarray(made.encoder[row])[:inputs], decoder[:targets]])
+            return np.concatenate([made.encoder[row][:inputs], decoder[:targets]])
         behind = decoder.shape[0] - (batch.targets.shape[1] - 1)
         return np.concatenate([decoder[:inputs], decoder[behind : behind + targets]])
 
@@ -145,8 +144,9 @@ class KeptStates:
         size = int(self._offsets[-1]) * self._width * self._dtype.itemsize
         with cloud_storage.refusals_explained(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / "done").unlink(missing_ok=True)  # of states that are no longer there
         _reserve(self._folder / "states.bin", size)
-        made.write_text(json.dumps(self._made, indent=1))
+        cloud_storage.write_whole(made, json.dumps(self._made, indent=1))
 
 
 def keep(method: Method, mask: freezing.Mask, batches: Batches, folder: str) -> None:
@@ -182,17 +182,18 @@ def _run(graphdef: Any, state: Any, batch: Batch) -> FirstPass:
 
 
 def _digest(batches: Batches) -> str:
-    found = hashlib.sha256()
-    for task in batches.tasks:
-        for name in (*FEATURES, *(name + SEGMENTS for name in FEATURES)):
-            if name in task.features:
-                found.update(name.encode())
-                found.update(np.ascontiguousarray(task.features[name].offsets).data)
-                found.update(np.ascontiguousarray(task.features[name].tokens).data)
-    return found.hexdigest()[:16]
+    read = [*FEATURES, *(name + SEGMENTS for name in FEATURES)]
+    arrays = {
+        (number, name, part): getattr(task.features[name], part)
+        for number, task in enumerate(batches.tasks)
+        for name in read
+        if name in task.features
+        for part in ("offsets", "tokens")
+    }
+    return freezing.digest(arrays)[:16]
 
 
-def _reserve(path: pathlib.Path, size: int) -> None:
+def _reserve(path: epath.Path, size: int) -> None:
     """Takes the room on disk before anything is computed; a full disk would kill a process that maps the file."""
     free = shutil.disk_usage(path.parent).free
     try:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int, UInt
 
+Option = TypeVar("Option")
 BLOCK = 8192  # positions for which a mixture's tasks are drawn at once
 
 
@@ -62,6 +64,19 @@ def sample(count: int, most: int | None, seed: int, name: str) -> list[int]:
     return np.sort(permutation(count, seed, name, "evaluation")[:most]).tolist()
 
 
+def choice(options: Sequence[Option], *key: str | int) -> Option:
+    """One of several, which depends on the key alone.
+
+    Args:
+        options: at least one.
+        *key: what it depends on.
+
+    Returns:
+        One of them.
+    """
+    return options[int(random_bits(1, *key)[0] % np.uint64(len(options)))]
+
+
 def half(text: str) -> int:
     """Which half of the training examples one is in, for what is trained on one half and used on the other.
 
@@ -72,7 +87,7 @@ def half(text: str) -> int:
     Returns:
         0 or 1.
     """
-    return int(random_bits(1, "half", " ".join(text.lower().split()))[0] % np.uint64(2))
+    return choice((0, 1), "half", " ".join(text.lower().split()))
 
 
 class EpochOrder:

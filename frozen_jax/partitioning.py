@@ -7,7 +7,7 @@ axes ('data', 'model'). Nothing else in the project names a mesh axis.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import gin
 import jax
@@ -119,6 +119,16 @@ def sharding_for(path: str, shape: Sequence[int], mesh: Mesh, rules: str = "stan
         fits = mesh_axis is not None and size % mesh.shape[mesh_axis] == 0 and mesh_axis not in spec
         spec.append(mesh_axis if fits else None)
     return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def place(parameters: Mapping[str, Shaped[Array, "..."]], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts parameters where they live, see `sharding_for`.
+
+    Args:
+        parameters: path → array.
+        mesh: axes ('data', 'model').
+    """
+    return {path: jax.device_put(array, sharding_for(path, array.shape, mesh)) for path, array in parameters.items()}
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -18,6 +18,10 @@ EXIT_STATUS = os.EX_TEMPFAIL
 class Preempted(BaseException):
     """The process was told to end, and has saved what it could; no `Exception`, which a metric's failure would be."""
 
+    def __init__(self, saved: str = "") -> None:
+        """Says how to go on, and what was saved, such as ": step 7 is saved"."""
+        super().__init__(f"told to end by SIGTERM{saved}; run the same command again{'' if saved else ' to go on'}")
+
 
 _noted, _put_off = False, False
 
@@ -31,19 +35,24 @@ def _told(number: int, frame: object) -> None:
     del number, frame
     global _noted
     _noted = True
-    if not _put_off:
-        raise Preempted("told to end by SIGTERM; run the same command again to go on")
+    _end_if_told()
+
+
+def _end_if_told() -> None:
+    if _noted and not _put_off:
+        raise Preempted
 
 
 @contextlib.contextmanager
 def put_off() -> Iterator[Callable[[], bool]]:
-    """Within it SIGTERM is only noted: what it gives says whether it was."""
-    global _put_off
-    before, _put_off = _put_off, True
-    try:
+    """Within it SIGTERM is only noted: what it gives says whether it was.
+
+    Raises:
+        Preempted: at its end, if it was.
+    """
+    with _putting_off(True):
         yield lambda: _noted
-    finally:
-        _put_off = before
+    _end_if_told()
 
 
 @contextlib.contextmanager
@@ -53,11 +62,16 @@ def at_once() -> Iterator[None]:
     Raises:
         Preempted: also if it was noted already.
     """
+    with _putting_off(False):
+        _end_if_told()
+        yield
+
+
+@contextlib.contextmanager
+def _putting_off(value: bool) -> Iterator[None]:
     global _put_off
-    before, _put_off = _put_off, False
+    before, _put_off = _put_off, value
     try:
-        if _noted:
-            raise Preempted("told to end by SIGTERM; run the same command again to go on")
         yield
     finally:
         _put_off = before

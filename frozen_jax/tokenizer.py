@@ -165,6 +165,18 @@ def lm_tokenizer(source: str = "titler-t5-small", template: str | None = None) -
     return _loaded(source, template)
 
 
+def input_length(text: str) -> int:
+    """How many tokens the frozen LM reads of a text.
+
+    Args:
+        text: as inputs, without the LM's template.
+
+    Returns:
+        Its tokens, and the end-of-sequence token, which stands behind inputs that have no template.
+    """
+    return len(lm_tokenizer().encode(text)) + 1
+
+
 @gin.configurable
 def encoder_tokenizer(source: str | None = None) -> Tokenizer:
     """The tokenizer of the feature `encoder_inputs`: of an encoder that stands before the LM and is not of its kind.

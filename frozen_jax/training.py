@@ -80,13 +80,7 @@ def start(
     trained = {path: jnp.array(array, jnp.float32) for path, array in trained.items()}  # a copy: the step donates it
     if not trained:
         raise UserError("the freezing rules train nothing; let one of them say 'train'")
-    trained, frozen = (
-        {
-            path: jax.device_put(array, partitioning.sharding_for(path, array.shape, mesh))
-            for path, array in tree.items()
-        }
-        for tree in (trained, frozen)
-    )
+    trained, frozen = partitioning.place(trained, mesh), partitioning.place(frozen, mesh)
     shardings = opt_state_shardings(jax.eval_shape(optimizer.init, trained), trained, mesh)
     opt_state = jax.jit(optimizer.init, out_shardings=shardings)(trained)
     step = jax.device_put(jnp.int32(0), partitioning.replicated(mesh))
@@ -233,9 +227,9 @@ def fit(
             if done % save_period == 0 or done == train_steps or told():
                 writer.flush()
                 checkpointer.save(done, state)
-            if told() and done < train_steps:
+            if told():
                 checkpointer.wait()
-                raise preemption.Preempted(f"told to end by SIGTERM: step {done} is saved; run the same command again")
+                raise preemption.Preempted(f": step {done} is saved")
         checkpointer.wait()
     return state
 

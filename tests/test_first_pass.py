@@ -90,6 +90,15 @@ def test_a_kill_goes_on_behind_the_last_chunk(tmp_path, monkeypatch):
     assert (tmp_path / "torn/states.bin").read_bytes() == (tmp_path / "whole/states.bin").read_bytes()
 
 
+def test_what_was_done_counts_for_nothing_where_the_states_are_made_anew(tmp_path):
+    method = NeuralRecursion(tiny.llama())
+    keep(method, batches(), tmp_path)
+    before = (tmp_path / "states.bin").read_bytes()
+    (tmp_path / "made.json").unlink()
+    keep(method, batches(), tmp_path)
+    assert (tmp_path / "states.bin").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

@@ -27,7 +27,7 @@ def test_it_ends_what_is_running():
     assert not issubclass(preemption.Preempted, Exception)  # which a metric that fails, or a save, would be
 
 
-def test_put_off_it_is_noted_and_what_need_not_end_ends():
+def told_twice(reached):
     with preemption.put_off() as told:
         assert not told()
         tell()
@@ -35,5 +35,13 @@ def test_put_off_it_is_noted_and_what_need_not_end_ends():
         with pytest.raises(preemption.Preempted), preemption.at_once():
             pytest.fail("begun all the same")
         tell()  # put off again
+        reached.append("the end")
+
+
+def test_put_off_it_is_noted_and_what_need_not_end_ends():
+    reached = []
+    with pytest.raises(preemption.Preempted):
+        told_twice(reached)
+    assert reached == ["the end"]
     with pytest.raises(preemption.Preempted):
         tell()

@@ -232,9 +232,7 @@ class Proposer:
         """p1 around the LM, on the LM's mesh."""
         graphdef, _, frozen = freezing.split(self.method, self._mask())
         mesh = getattr(jax.tree.leaves(nnx.state(self.method.lm))[0].sharding, "mesh", None)
-        trained = {name: jnp.asarray(array) for name, array in self._trained.items()}
-        if mesh is not None:
-            trained = {n: jax.device_put(a, partitioning.sharding_for(n, a.shape, mesh)) for n, a in trained.items()}
+        trained = jax.tree.map(jnp.asarray, self._trained) if mesh is None else partitioning.place(self._trained, mesh)
         return freezing.merge(graphdef, trained, frozen)
 
     @functools.cached_property

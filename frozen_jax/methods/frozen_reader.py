@@ -22,14 +22,14 @@ import numpy as np
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.methods.base import Example, TextMethod
-from frozen_jax.ordering import random_bits
+from frozen_jax.ordering import choice
 from frozen_jax.retrieval import measured
 from frozen_jax.retrieval.base import NONE, Hits
 from frozen_jax.retrieval.chunks import Chunks, Rows
 from frozen_jax.retrieval.evidence import Finds, described, digest, passages_of
 from frozen_jax.retrieval.packing import Packed, Template, pack
 from frozen_jax.retrieval.recall import Question
-from frozen_jax.tokenizer import lm_tokenizer
+from frozen_jax.tokenizer import input_length, lm_tokenizer
 
 _PACKED = 256  # questions a chunk, some seconds
 
@@ -110,8 +110,7 @@ class FrozenReader(TextMethod):
     def _drawn(self, examples: Sequence[Example], length: int) -> list[int]:
         """A length for each example, which depends on the seed and the question alone."""
         lengths = self._train_lengths or (length,)
-        draws = [random_bits(1, self._seed, "packed length", example["inputs"])[0] for example in examples]
-        return [lengths[int(draw % np.uint64(len(lengths)))] for draw in draws]
+        return [choice(lengths, self._seed, "packed length", example["inputs"]) for example in examples]
 
     def _texts(
         self, examples: Sequence[Example], stages: Mapping[str, Hits], lengths: Sequence[int], kept: bool
@@ -167,7 +166,7 @@ class FrozenReader(TextMethod):
     def _pack(self, question: str, hits: Hits, row: int, length: int) -> Packed:
         passages = passages_of(hits, row, self._evidence.corpus)
         sizes = [self._size(int(number)) for number in hits.passages[row] if number != NONE]
-        return pack(question, passages, sizes, length, _count, self._template, self._cut_last)
+        return pack(question, passages, sizes, length, input_length, self._template, self._cut_last)
 
     def _counted(self, number: int) -> int:
         """Tokens of one passage; counted once for all questions that find it."""
@@ -184,11 +183,6 @@ def _checked(name: str, lengths: Any) -> tuple[int, ...]:
     if not all(isinstance(length, int) and length > 0 for length in found):
         raise UserError(f"FrozenReader.{name} is {lengths!r}; give numbers of tokens, such as (256, 512)")
     return found
-
-
-def _count(text: str) -> int:
-    """With the end-of-sequence token, which stands behind inputs that have no template."""
-    return len(lm_tokenizer().encode(text)) + 1
 
 
 def _in_texts(hits: Hits, packed: Rows) -> Hits:

@@ -34,7 +34,7 @@ from frozen_jax.methods.base import Example, Method
 from frozen_jax.retrieval import packing
 from frozen_jax.retrieval.base import Passage
 from frozen_jax.retrieval.evidence import Finds, described
-from frozen_jax.tokenizer import lm_tokenizer
+from frozen_jax.tokenizer import input_length
 from frozen_jax.types import Array, EncoderInputs, Segments
 
 TEMPLATE = "question: {question} title: {title} context: {text}"
@@ -120,7 +120,7 @@ class FusionInDecoder(Method):
         }
 
     def _check_question(self, question: str) -> None:
-        alone = len(lm_tokenizer().encode(self._shown(question, Passage("", "", "")))) + 1
+        alone = input_length(self._shown(question, Passage("", "", "")))
         if alone >= self.passage_length:
             raise UserError(
                 f"the question {question[:60]!r} has {alone} tokens without a passage; a passage's text has "

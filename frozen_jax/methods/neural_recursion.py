@@ -7,6 +7,7 @@
     connectors/0/decoder/decoder_norm/scale  [D]        trained; starts at the embeddings' root mean square
     connectors/0/gate                        [D]        trained, with `skip` alone; starts at 0
     encoder_connectors/0/...                            the same between two passes of an encoder
+    top/...                                             the same behind the last pass, with `on_top` alone
     before/**                                           a method that stands before the first pass, where there is one
     lm/**                                    frozen, once in memory whatever the number of passes
 
@@ -20,6 +21,7 @@ a first pass. In the strict form, the default, no path leads around pass one.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gin
@@ -152,22 +154,20 @@ class NeuralRecursion(Method):
             self.settings = (*before.settings, *self.settings)
         between = min(passes - 1, 1) if share else passes - 1
         rngs, rms = nnx.Rngs(seed), _rms(self.lm.embed(jnp.arange(min(_COMMON_TOKENS, lm.vocab_size))))
-        made = [_made(self.lm, layers, initializer, rms, skip, rngs) for _ in range(between)]
-        top = [_made(self.lm, layers, initializer, _rms_of_hidden(self.lm), skip, rngs)] if on_top else []
-        self.connectors = nnx.List([*made, *top])
+
+        def made(rms: Float[Array, ""]) -> Connector:
+            return _made(self.lm, layers, initializer, rms, skip, rngs)
+
+        self.connectors = nnx.List([made(rms) for _ in range(between)])
+        if on_top:
+            self.top = made(_rms(self.lm.decoder.decoder_norm.scale[...][None]))
         if not self.lm.reads_on:
-            self.encoder_connectors = nnx.List(
-                [_made(self.lm, layers, initializer, rms, skip, rngs) for _ in range(between)]
-            )
+            self.encoder_connectors = nnx.List([made(rms) for _ in range(between)])
 
     @property
     def wrapped(self) -> LanguageModel:
         """What stands before the first pass, or the LM."""
         return getattr(self, "before", self.lm)
-
-    def dropout(self, key: Any) -> Dropout | None:
-        """Returns that of what stands before."""
-        return self.before.dropout(key) if hasattr(self, "before") else None
 
     def hidden_states(
         self,
@@ -203,15 +203,14 @@ class NeuralRecursion(Method):
         Returns:
             What the last pass, or the Connector on top of it, has made.
         """
-        for number in range(self.passes - 1):
-            encoder = made.encoder and self._connector(self.encoder_connectors, number)(
-                made.encoder, first.encoder.vectors
-            )
-            decoder = self._connector(self.connectors, number)(made.decoder, first.decoder.vectors)
+        for number, connector in enumerate(self._between(self.connectors)):
+            decoder, encoder = connector(made.decoder, first.decoder.vectors), None
+            if made.encoder is not None:
+                encoder = self._between(self.encoder_connectors)[number](made.encoder, first.encoder.vectors)
             made = self.lm.run(made.of(encoder, decoder))
         if not self.on_top:
             return made
-        return made.of(made.encoder and made.encoder.vectors, self.connectors[-1](made.decoder, made.decoder.vectors))
+        return made.of(made.encoder and made.encoder.vectors, self.top(made.decoder, made.decoder.vectors))
 
     def prefill(
         self,
@@ -236,13 +235,13 @@ class NeuralRecursion(Method):
         first, mask = self.lm.opened(inputs, inputs_mask)
         hidden, kept = self.lm.read_pass(first, mask, **room)
         passes, connectors = [kept], []
-        for number in range(self.passes - 1):
-            vectors, kept = self._connector(self.connectors, number).read(hidden, mask, first, **room)
+        for connector in self._between(self.connectors):
+            vectors, kept = connector.read(hidden, mask, first, **room)
             connectors.append(kept)
             hidden, kept = self.lm.read_pass(vectors, mask, **room)
             passes.append(kept)
         if self.on_top:
-            hidden, kept = self.connectors[-1].read(hidden, mask, hidden, **room)
+            hidden, kept = self.top.read(hidden, mask, hidden, **room)
             connectors.append(kept)
         last = jnp.repeat(last_real(hidden, mask), room["rows_per_input"], axis=0)
         return last, RecursionCache(tuple(passes), tuple(connectors))
@@ -253,15 +252,14 @@ class NeuralRecursion(Method):
         """Of an encoder-decoder: all passes of the encoder, then the decoder's start token."""
         hidden, kept = self.lm.read_pass(inputs, mask, **room)
         passes, places = [kept], jnp.arange(inputs.shape[1])[None]
-        for number in range(self.passes - 1):
-            made = Stream(hidden, mask[:, None], places)
-            vectors = self._connector(self.encoder_connectors, number)(made, inputs)
+        for connector in self._between(self.encoder_connectors):
+            vectors = connector(Stream(hidden, mask[:, None], places), inputs)
             hidden, kept = self.lm.read_pass(vectors, mask, **room)
             passes.append(kept)
         nothing = {**room, "max_length": room["max_length"] + 1}  # the start token takes a position
         connectors = [
-            self._connector(self.connectors, number).decoder.nothing_read(len(inputs), dtype=hidden.dtype, **nothing)
-            for number in range(self.passes - 1 + self.on_top)
+            connector.decoder.nothing_read(len(inputs), dtype=hidden.dtype, **nothing)
+            for connector in [*self._between(self.connectors), *([self.top] if self.on_top else [])]
         ]
         start = jnp.full((len(inputs) * room["rows_per_input"],), self.lm.start_id, jnp.int32)
         return self.decode_step(self.embed(start), RecursionCache(tuple(passes), tuple(connectors)))
@@ -272,20 +270,19 @@ class NeuralRecursion(Method):
         """Lets every pass take one more token; see `LanguageModel.decode_step`."""
         hidden, kept = self.lm.decode_step(embeddings, cache.passes[0])
         passes, connectors = [kept], []
-        for number, (connector, later) in enumerate(zip(cache.connectors, cache.passes[1:], strict=False)):
-            vectors, kept = self._connector(self.connectors, number).step(hidden, embeddings, connector)
+        for number, connector in enumerate(self._between(self.connectors)):
+            vectors, kept = connector.step(hidden, embeddings, cache.connectors[number])
             connectors.append(kept)
-            hidden, kept = self.lm.decode_step(vectors, later)
+            hidden, kept = self.lm.decode_step(vectors, cache.passes[number + 1])
             passes.append(kept)
         if self.on_top:
-            hidden, kept = self.connectors[-1].step(hidden, hidden, cache.connectors[-1])
+            hidden, kept = self.top.step(hidden, hidden, cache.connectors[-1])
             connectors.append(kept)
         return hidden, RecursionCache(tuple(passes), tuple(connectors))
 
-    def _connector(self, connectors: Any, number: int) -> Connector:
-        """That behind pass `number`; a shared one stands behind every pass but the last."""
-        between = len(connectors) - (self.on_top and connectors is self.connectors)
-        return connectors[number if number >= self.passes - 1 else min(number, between - 1)]
+    def _between(self, connectors: Sequence[Connector]) -> list[Connector]:
+        """One behind every pass but the last; a shared one behind each of them."""
+        return [connectors[min(number, len(connectors) - 1)] for number in range(self.passes - 1)]
 
 
 def _check(lm: LanguageModel, before: Method | None, passes: int, on_top: bool, layers: int, initializer: str) -> None:
@@ -332,8 +329,3 @@ def _made(lm: Any, layers: int, initializer: str, rms: Float[Array, ""], skip: b
 
 def _rms(vectors: Float[Array, "N D"]) -> Float[Array, ""]:
     return jnp.sqrt(jnp.mean(jnp.square(vectors.astype(jnp.float32))))
-
-
-def _rms_of_hidden(lm: Any) -> Float[Array, ""]:
-    """Of what the last norm gives."""
-    return _rms(lm.decoder.decoder_norm.scale[...][None])

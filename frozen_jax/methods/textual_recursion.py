@@ -26,9 +26,9 @@ from frozen_jax.candidates.showing import Template, fitting, tell
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.methods.base import Example, TextMethod
-from frozen_jax.ordering import half, permutation, random_bits
+from frozen_jax.ordering import choice, half, permutation
 from frozen_jax.prepared import CHOICES
-from frozen_jax.tokenizer import lm_tokenizer
+from frozen_jax.tokenizer import input_length
 
 _ORDERS = ("shuffled", "count")
 
@@ -134,8 +134,7 @@ class TextualRecursion(TextMethod):
 
     def _drawn(self, examples: Sequence[Example]) -> list[int]:
         """An n for each example, which depends on the seed and the question alone."""
-        draws = [random_bits(1, self._seed, "n", example["inputs"])[0] for example in examples]
-        return [self._train_n[int(draw % np.uint64(len(self._train_n)))] for draw in draws]
+        return [choice(self._train_n, self._seed, "n", example["inputs"]) for example in examples]
 
     def _shown(
         self, examples: Sequence[Example], groups: Sequence[Sequence[Candidate]], length: int, asked: bool = False
@@ -148,7 +147,7 @@ class TextualRecursion(TextMethod):
                 "p1 trained on this task, and does Proposer.temperature suit it?"
             )
         of_all = zip(questions, groups, strict=True)
-        shown = [fitting(question, group, length, _count, self._template) for question, group in of_all]
+        shown = [fitting(question, group, length, input_length, self._template) for question, group in of_all]
         tell(questions, groups, shown)
         return [
             {
@@ -188,8 +187,3 @@ def _checked(name: str, numbers: Any) -> tuple[int, ...]:
     if not found or not all(isinstance(n, int) and n > 0 for n in found):
         raise UserError(f"TextualRecursion.{name} is {numbers!r}; sample at least once: 16, or several such as (4, 16)")
     return found
-
-
-def _count(text: str) -> int:
-    """With the end-of-sequence token, which stands behind inputs that have no template."""
-    return len(lm_tokenizer().encode(text)) + 1

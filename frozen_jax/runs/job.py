@@ -10,7 +10,6 @@ from typing import Any
 
 import gin
 import jax
-import jax.numpy as jnp
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
@@ -124,8 +123,4 @@ class Job:
         loaded = checkpoints.load_trained(path, self.method)
         self.check_trains(path, {name: array.shape for name, array in loaded.items()})
         graphdef, _, frozen = freezing.split(self.method, self.mask())
-        placed = {
-            name: jax.device_put(jnp.asarray(array), partitioning.sharding_for(name, array.shape, self.mesh))
-            for name, array in loaded.items()
-        }
-        return freezing.merge(graphdef, placed, frozen)
+        return freezing.merge(graphdef, partitioning.place(loaded, self.mesh), frozen)
