@@ -1,0 +1,72 @@
+"""What a program that was compiled for TPUs costs by its compiler's own figures: cycles, and what chips send each other.
+
+The TPU compiler writes the cycles that it expects beside every instruction that it lowers, but not beside collectives,
+nor beside copies that run along with other work. They are summed here, every loop weighted by its trip count.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from frozen_jax import hlo
+
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\})")
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+class Collective(NamedTuple):
+    """All collectives of one kind.
+
+    Attributes:
+        count: how many run in one call.
+        bytes_held: of their results, on one chip.
+        bytes_sent: by one chip, in a ring.
+    """
+
+    count: int
+    bytes_held: int
+    bytes_sent: int
+
+
+def cycles(program: hlo.Program) -> int:
+    """Returns the cycles that the compiler expects of one call on one chip, collectives left out."""
+    return sum(
+        times * int(found[1])
+        for times, _, one in program.instructions(fused=False)
+        if (found := _CYCLES.search(one.attributes))
+    )
+
+
+def collectives(program: hlo.Program) -> dict[str, Collective]:
+    """Returns the collectives of one call by kind, on one chip."""
+    sums: dict[str, Collective] = {}
+    for times, _, one in program.instructions():
+        kind = one.op.removesuffix("-start")
+        if kind in COLLECTIVES:
+            held = one.nbytes()
+            sent = _sent(kind, held, _group(one.attributes))
+            before = sums.get(kind, Collective(0, 0, 0))
+            sums[kind] = Collective(
+                before.count + times, before.bytes_held + times * held, before.bytes_sent + times * sent
+            )
+    return dict(sorted(sums.items()))
+
+
+def _group(attributes: str) -> int:
+    """How many chips take part; 2 where a permutation does not say."""
+    found = _GROUPS.search(attributes)
+    if found is None:
+        return 2
+    return int(found[1]) if found[1] else len(found[2].split(","))
+
+
+def _sent(kind: str, held: int, group: int) -> int:
+    """What a chip sends of a ring of `group` chips, for a result of so many bytes."""
+    others = group - 1
+    if kind == "reduce-scatter":
+        return held * others
+    if kind == "collective-permute":
+        return held
+    return held * others * (2 if kind == "all-reduce" else 1) // group
