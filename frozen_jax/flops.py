@@ -30,9 +30,7 @@ def count_flops(compiled: jax.stages.Compiled) -> int:
 def program_flops(program: hlo.Program) -> int:
     """Returns the same of a program that has been read."""
     count = {"dot": _of_dot, "convolution": _of_convolution}
-    return sum(
-        times * count[one.op](one, around) for times, around, one in program.instructions() if one.op in count
-    )
+    return sum(times * count[one.op](one, around) for times, around, one in program.instructions() if one.op in count)
 
 
 def _of_dot(dot: hlo.Instruction, around: hlo.Computation) -> int:

@@ -105,7 +105,7 @@ def _useless(pattern: str, paths: Sequence[str]) -> str:
 def split(model: nnx.Module, mask: Mask) -> tuple[Any, Parameters, Parameters]:
     """Takes a model apart: its structure, the trained and the frozen parameters."""
     graphdef, state = nnx.split(model)
-    flat = {"/".join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(state)}
+    flat = {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
     trained = {path: array for path, array in flat.items() if mask[path]}
     return graphdef, trained, {path: array for path, array in flat.items() if not mask[path]}
 

@@ -1,0 +1,385 @@
+"""Planning: compiles a run's own steps for TPUs that are not here, from shapes alone, and reads what they would cost.
+
+    gin ──▶ method, optimizer as shapes ──▶ train, score, start and go on ──▶ compiler ──▶ HBM, cycles, collectives
+
+Nothing of the model is ever allocated. Seconds are estimates: the compiler's cycles at the chip's clock, and, since the
+compiler says nothing of collectives, what the chips send each other at the speed of the links of one axis, as if
+nothing else went on meanwhile. They leave out `OMITTED`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from frozen_jax import flops, freezing, hlo, model_flops, partitioning, program_costs, training
+from frozen_jax.chips import Generation
+from frozen_jax.errors import UserError
+from frozen_jax.lm import base, generation
+from frozen_jax.lm.decoding import Greedy, Limits
+from frozen_jax.program_costs import Collective
+from frozen_jax.silence import without_stderr
+from frozen_jax.types import Batch, EncoderInputs, Negatives, Segments
+
+OMITTED = (
+    "waiting for data and for the slowest host, the latency of collectives and of the network between slices, copies "
+    "that do not hide behind other work, checkpoints, validation, and time lost to preemption"
+)
+
+
+class Shapes(NamedTuple):
+    """How large batches are.
+
+    Attributes:
+        rows: of a training batch.
+        lengths: of every feature, "inputs" and "targets" among them.
+        eval_rows: that are scored or written at once.
+        pack: whether training examples share rows.
+    """
+
+    rows: int
+    lengths: Mapping[str, int]
+    eval_rows: int
+    pack: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What one compiled step costs on one chip.
+
+    Attributes:
+        temporary_bytes: of HBM, beside what goes in and out.
+        peak_bytes: of HBM, all together; where it does not fit, what the compiler would have needed.
+        fits: whether the compiler found room for it. If not, all other figures are 0.
+        flops: of matrix products, recomputation and all.
+        compute_seconds: the compiler's cycles at the chip's clock.
+        collective_seconds: see the module's docstring.
+        collectives: by kind.
+        compile_seconds: here.
+    """
+
+    temporary_bytes: int = 0
+    peak_bytes: int = 0
+    fits: bool = True
+    flops: int = 0
+    compute_seconds: float = 0.0
+    collective_seconds: float = 0.0
+    collectives: Mapping[str, Collective] = dataclasses.field(default_factory=dict)
+    compile_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Both, one behind the other."""
+        return self.compute_seconds + self.collective_seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run would need on a topology.
+
+    Attributes:
+        topology: its name, `v5p:4x4x4`.
+        chips: how many.
+        mesh: sizes of its axes.
+        hbm_bytes: of a chip.
+        frozen_bytes: of frozen weights, on a chip.
+        trained_bytes: of trained weights, on a chip.
+        optimizer_bytes: of the optimizer's state, on a chip.
+        trained: how many numbers are trained.
+        model_flops: of a training step, all chips together, see `model_flops`.
+        peak_flops: of all chips together, published, a second.
+        steps: "train", "score", "read" (inputs, and the first token) and "write" (one more token of every text).
+        shapes: of the batches.
+        notes: what a user should know.
+    """
+
+    topology: str
+    chips: int
+    mesh: Mapping[str, int]
+    hbm_bytes: int
+    frozen_bytes: int
+    trained_bytes: int
+    optimizer_bytes: int
+    trained: int
+    model_flops: int
+    peak_flops: float
+    steps: Mapping[str, Step]
+    shapes: Shapes
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether all steps do."""
+        return all(step.fits for step in self.steps.values())
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of the step that needs the most."""
+        return max(step.peak_bytes for step in self.steps.values())
+
+    @property
+    def share_of_peak(self) -> float:
+        """Model FLOPs over what the chips could do in the estimated time of a training step; 0 if it does not fit."""
+        return self.model_flops / (self.steps["train"].seconds * self.peak_flops) if self.seconds else 0.0
+
+    @property
+    def compute_share(self) -> float:
+        """The same if collectives cost no time at all."""
+        train = self.steps["train"]
+        return self.model_flops / (train.compute_seconds * self.peak_flops) if train.compute_seconds else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Estimated, of a training step."""
+        return self.steps["train"].seconds
+
+
+class Abstract(NamedTuple):
+    """A method and its training state as shapes that know where they would live.
+
+    Attributes:
+        state: see `training.TrainState`.
+        split: see `training.Split`.
+        optimizer: which it was made for.
+    """
+
+    state: training.TrainState
+    split: training.Split
+    optimizer: optax.GradientTransformation
+
+
+def abstract(
+    method: Any, optimizer: optax.GradientTransformation, mesh: Mesh, rules: freezing.Rules | None = None
+) -> Abstract:
+    """Does what `training.start` does, with shapes.
+
+    Args:
+        method: made within `nnx.eval_shape`.
+        optimizer: sees the trained parameters only.
+        mesh: axes ('data', 'model').
+        rules: instead of the method's own.
+
+    Raises:
+        UserError: see `freezing.trainable_mask` and `partitioning.check_heads`.
+    """
+    config = getattr(method.lm, "config", None)
+    if config is not None:
+        partitioning.check_heads(config.num_heads, mesh, method.lm.name)
+    mask = freezing.trainable_mask(method, method.rules if rules is None else rules)
+    graphdef, trained, frozen = freezing.split(method, mask)
+    if not trained:
+        raise UserError("the freezing rules train nothing; let one of them say 'train'")
+    trained, frozen = (
+        {
+            path: jax.ShapeDtypeStruct(
+                leaf.shape, dtype or leaf.dtype, sharding=partitioning.sharding_for(path, leaf.shape, mesh)
+            )
+            for path, leaf in tree.items()
+        }
+        for tree, dtype in ((trained, jnp.float32), (frozen, None))
+    )
+    opt_state = jax.eval_shape(optimizer.init, trained)
+    opt_state = _placed(opt_state, training.opt_state_shardings(opt_state, trained, mesh))
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=partitioning.replicated(mesh))
+    state = training.TrainState(step, trained, opt_state)
+    return Abstract(state, training.Split(graphdef, frozen, mesh), optimizer)
+
+
+def plan(
+    topology: str,
+    chip: Generation,
+    found: Abstract,
+    shapes: Shapes,
+    *,
+    z_loss: float = 0.0,
+    accumulation_steps: int = 1,
+    decodes: bool = True,
+) -> Plan:
+    """Compiles everything for the mesh of a topology and reads what it costs.
+
+    Args:
+        topology: its name.
+        chip: its generation.
+        found: the method, on the topology's mesh.
+        shapes: of the batches.
+        z_loss: see `Method.loss`.
+        accumulation_steps: microbatches a step.
+        decodes: whether texts are written, and not only scored.
+
+    Raises:
+        UserError: if the mesh does not divide the batch.
+    """
+    mesh = found.split.mesh
+    partitioning.check_batch_size(shapes.rows, mesh, accumulation_steps)
+    batch = train_batch(shapes, mesh)
+    makers: dict[str, Callable[[], jax.stages.Compiled]] = {
+        "train": lambda: _compiled_train_step(found, batch, z_loss, accumulation_steps)
+    }
+    reading = _Reading(found, shapes)
+    makers["score"] = reading.score
+    if decodes:
+        makers |= {"read": reading.start, "write": reading.go_on}
+    steps = {name: measure(make, chip) for name, make in makers.items()}
+    sizes = (found.split.frozen, found.state.trained, found.state.opt_state)
+    notes = (
+        [
+            f"the {mesh.shape['data']} of the data axis do not divide the {shapes.eval_rows} rows of an evaluation batch: "
+            f"every chip would compute all of them; set evaluate.batch_size to a multiple of {mesh.shape['data']}"
+        ]
+        if shapes.eval_rows % mesh.shape["data"]
+        else []
+    )
+    return Plan(
+        topology,
+        mesh.size,
+        dict(mesh.shape),
+        chip.hbm_bytes,
+        *map(bytes_on_a_chip, sizes),
+        sum(math.prod(leaf.shape) for leaf in found.state.trained.values()),
+        _model_flops(found, batch),
+        chip.peak_flops * mesh.size,
+        steps,
+        shapes,
+        tuple(notes),
+    )
+
+
+def train_batch(shapes: Shapes, mesh: Mesh) -> Batch:
+    """Returns the largest training batch, as shapes."""
+
+    def rows(length: int, dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct((shapes.rows, length), dtype, sharding=partitioning.batch_sharding(mesh))
+
+    inputs, targets = (rows(shapes.lengths[name], jnp.int32) for name in ("inputs", "targets"))
+    others = {
+        name: kind(rows(shapes.lengths[name], jnp.int32), rows(shapes.lengths[name], bool))
+        for name, kind in (("encoder_inputs", EncoderInputs), ("negatives", Negatives))
+        if name in shapes.lengths
+    }
+    masks = rows(shapes.lengths["inputs"], bool), rows(shapes.lengths["targets"], jnp.float32)
+    return Batch(inputs, masks[0], targets, masks[1], Segments(inputs, targets) if shapes.pack else None, **others)
+
+
+def bytes_on_a_chip(tree: Any) -> int:
+    """Returns the bytes that one chip holds of arrays, or of shapes that know where they would live."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def measure(make: Callable[[], jax.stages.Compiled], chip: Generation) -> Step:
+    """Compiles and reads what came out; where it does not fit, what the compiler says it would have needed."""
+    began = time.perf_counter()
+    try:
+        with without_stderr():
+            compiled = make()
+    except jax.errors.JaxRuntimeError as error:
+        if (needed := _needed(str(error))) is None:
+            raise
+        return Step(peak_bytes=needed, fits=False, compile_seconds=time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    program = hlo.read(compiled.as_text() or "")
+    sent = program_costs.collectives(program)
+    memory = compiled.memory_analysis()
+    assert memory is not None, "a compiler for TPUs tells what memory it uses"
+    return Step(
+        memory.temp_size_in_bytes,
+        _peak(memory),
+        True,
+        flops.program_flops(program),
+        program_costs.cycles(program) / chip.clock,
+        sum(one.bytes_sent for one in sent.values()) / chip.ring_bytes,
+        sent,
+        seconds,
+    )
+
+
+def _peak(memory: Any) -> int:
+    sizes = (memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes)
+    return sum(sizes) - memory.alias_size_in_bytes + memory.generated_code_size_in_bytes
+
+
+def _needed(message: str) -> int | None:
+    """Of the message of a compiler that ran out of HBM."""
+    found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
+    return int(float(found[1]) * 2 ** (10 * " KMGT".index(found[2]))) if found else None
+
+
+def _placed(tree: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), tree, shardings)
+
+
+def _compiled_train_step(found: Abstract, batch: Batch, z_loss: float, accumulation_steps: int) -> jax.stages.Compiled:
+    how: dict[str, Any] = {"z_loss": z_loss, "accumulation_steps": accumulation_steps}
+    step: Any = training.make_train_step(found.split, found.state, found.optimizer, **how)
+    return step.lower(found.state, found.split.frozen, batch).compile()
+
+
+def _model_flops(found: Abstract, batch: Batch) -> int:
+    def loss(trained: Any, frozen: Any, batch: Batch) -> Any:
+        return training.loss_sum(trained, frozen, found.split.graphdef, batch, jax.random.key(0), 0.0)[0]
+
+    return model_flops.training_flops(loss, found.state.trained, found.split.frozen, batch)
+
+
+class _Reading:
+    """The compiled parts of evaluation and inference, as `LanguageModel.score` and `generation.Writer` call them."""
+
+    def __init__(self, found: Abstract, shapes: Shapes) -> None:
+        self._mesh, self._shapes = found.split.mesh, shapes
+        model = found.split.model(found.state.trained)
+        ends = (model.eos_id, *model.stop_ids)
+        self._graphdef, self._state = nnx.split(model)
+        self._static = (self._graphdef, Greedy(), Limits(shapes.lengths["targets"], ends, model.pad_id))
+        self._started: tuple[Any, ...] = ()
+
+    def score(self) -> jax.stages.Compiled:
+        """The log-likelihood of one target an input."""
+        arrays = [self._rows("inputs", jnp.int32), self._rows("inputs", bool)]
+        arrays += [self._rows("targets", jnp.int32), self._rows("targets", bool), self._encoder_inputs()]
+        return base.run_compiled.lower(base.score_rows, self._graphdef, self._state, *arrays).compile()
+
+    def start(self) -> jax.stages.Compiled:
+        """Reading inputs, and the first token."""
+        prompt = self._prompt()
+        ids = jax.ShapeDtypeStruct((self._shapes.eval_rows,), jnp.int32, sharding=self._sharding())
+        inputs, mask = self._rows("inputs", jnp.int32), self._rows("inputs", bool)
+        read = generation.Read(inputs, mask, ids, self._encoder_inputs())
+        lowered = generation.start_texts.lower(*self._static, self._state, prompt, read)
+        compiled = lowered.compile()
+        self._started = _placed(lowered.out_info, compiled.output_shardings)
+        return compiled
+
+    def go_on(self) -> jax.stages.Compiled:
+        """The loop over tokens, of which one is counted."""
+        if not self._started:
+            self.start()  # what did not fit raises here, and is told of both
+        number = jax.ShapeDtypeStruct((), jnp.int32, sharding=partitioning.replicated(self._mesh))
+        return generation.write_on.lower(*self._static, self._state, self._started, number, number).compile()
+
+    def _prompt(self) -> Any:
+        lowered = generation.read_prompt_once.lower(self._graphdef, self._state)
+        shapes = lowered.out_info
+        return None if shapes is None else _placed(shapes, lowered.compile().output_shardings)
+
+    def _sharding(self) -> NamedSharding:
+        """Rows stay whole where the mesh does not divide them, as in `partitioning.spread_rows`."""
+        spread = self._shapes.eval_rows % self._mesh.shape["data"] == 0
+        return partitioning.batch_sharding(self._mesh) if spread else partitioning.replicated(self._mesh)
+
+    def _rows(self, feature: str, dtype: Any) -> Any:
+        shape = (self._shapes.eval_rows, self._shapes.lengths[feature])
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharding())
+
+    def _encoder_inputs(self) -> EncoderInputs | None:
+        if "encoder_inputs" not in self._shapes.lengths:
+            return None
+        return EncoderInputs(self._rows("encoder_inputs", jnp.int32), self._rows("encoder_inputs", bool))
