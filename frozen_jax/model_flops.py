@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from jax.extend import core
 
 
@@ -38,13 +38,8 @@ def _walk(jaxpr: Any, moved: Sequence[bool]) -> tuple[int, list[bool]]:
         flops, out = _of_equation(equation, into)
         total += flops
         for var, is_moved in zip(equation.outvars, out, strict=True):
-            depends[var] = is_moved and np.issubdtype(var.aval.dtype, np.inexact) or _is_low(var, is_moved)
+            depends[var] = is_moved and jnp.issubdtype(var.aval.dtype, jnp.inexact)
     return total, [not isinstance(var, core.Literal) and depends.get(var, False) for var in jaxpr.outvars]
-
-
-def _is_low(var: Any, moved: bool) -> bool:
-    """bfloat16 is no numpy number, and is differentiated all the same."""
-    return moved and str(var.aval.dtype) in ("bfloat16", "float16")
 
 
 def _of_equation(equation: Any, moved: list[bool]) -> tuple[int, list[bool]]:

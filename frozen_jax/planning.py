@@ -98,9 +98,9 @@ class Plan:
         trained: how many numbers are trained.
         model_flops: of a training step, all chips together, see `model_flops`.
         peak_flops: of all chips together, published, a second.
-        steps: "train", "score", "read" (inputs, and the first token) and "write" (one more token of every text).
+        steps: "train", "score", "read" (inputs, and the first token) and "write" (one more token of every text), up to
+            the first that does not fit.
         shapes: of the batches.
-        notes: what a user should know.
     """
 
     topology: str
@@ -115,7 +115,6 @@ class Plan:
     peak_flops: float
     steps: Mapping[str, Step]
     shapes: Shapes
-    notes: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -221,37 +220,38 @@ def plan(
     """
     mesh = found.split.mesh
     partitioning.check_batch_size(shapes.rows, mesh, accumulation_steps)
-    batch = train_batch(shapes, mesh)
+    batch, reading = train_batch(shapes, mesh), _Reading(found, shapes)
     makers: dict[str, Callable[[], jax.stages.Compiled]] = {
-        "train": lambda: _compiled_train_step(found, batch, z_loss, accumulation_steps)
+        "train": lambda: _compiled_train_step(found, batch, z_loss, accumulation_steps),
+        "score": reading.score,
     }
-    reading = _Reading(found, shapes)
-    makers["score"] = reading.score
     if decodes:
         makers |= {"read": reading.start, "write": reading.go_on}
-    steps = {name: measure(make, chip) for name, make in makers.items()}
-    sizes = (found.split.frozen, found.state.trained, found.state.opt_state)
-    notes = (
-        [
-            f"the {mesh.shape['data']} of the data axis do not divide the {shapes.eval_rows} rows of an evaluation batch: "
-            f"every chip would compute all of them; set evaluate.batch_size to a multiple of {mesh.shape['data']}"
-        ]
-        if shapes.eval_rows % mesh.shape["data"]
-        else []
-    )
+    frozen, trained, optimizer = map(bytes_on_a_chip, (found.split.frozen, found.state.trained, found.state.opt_state))
     return Plan(
-        topology,
-        mesh.size,
-        dict(mesh.shape),
-        chip.hbm_bytes,
-        *map(bytes_on_a_chip, sizes),
-        sum(math.prod(leaf.shape) for leaf in found.state.trained.values()),
-        _model_flops(found, batch),
-        chip.peak_flops * mesh.size,
-        steps,
-        shapes,
-        tuple(notes),
+        topology=topology,
+        chips=mesh.size,
+        mesh=dict(mesh.shape),
+        hbm_bytes=chip.hbm_bytes,
+        frozen_bytes=frozen,
+        trained_bytes=trained,
+        optimizer_bytes=optimizer,
+        trained=sum(math.prod(leaf.shape) for leaf in found.state.trained.values()),
+        model_flops=_model_flops(found, batch),
+        peak_flops=chip.peak_flops * mesh.size,
+        steps=_measured(makers, chip, frozen + trained + optimizer),
+        shapes=shapes,
     )
+
+
+def _measured(makers: Mapping[str, Callable[[], jax.stages.Compiled]], chip: Generation, held: int) -> dict[str, Step]:
+    """Up to the first step that does not fit; nothing is compiled where what is held for good does not."""
+    steps: dict[str, Step] = {}
+    for name, make in makers.items():
+        steps[name] = measure(make, chip) if held < chip.hbm_bytes else Step(peak_bytes=held, fits=False)
+        if not steps[name].fits:
+            break
+    return steps
 
 
 def train_batch(shapes: Shapes, mesh: Mesh) -> Batch:
@@ -360,8 +360,6 @@ class _Reading:
 
     def go_on(self) -> jax.stages.Compiled:
         """The loop over tokens, of which one is counted."""
-        if not self._started:
-            self.start()  # what did not fit raises here, and is told of both
         number = jax.ShapeDtypeStruct((), jnp.int32, sharding=partitioning.replicated(self._mesh))
         return generation.write_on.lower(*self._static, self._state, self._started, number, number).compile()
 

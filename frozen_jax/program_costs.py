@@ -1,4 +1,4 @@
-"""What a program that was compiled for TPUs costs by its compiler's own figures: cycles, and what chips send each other.
+"""What a program compiled for TPUs costs by its compiler's own figures: cycles, and what chips send each other.
 
 The TPU compiler writes the cycles that it expects beside every instruction that it lowers, but not beside collectives,
 nor beside copies that run along with other work. They are summed here, every loop weighted by its trip count.

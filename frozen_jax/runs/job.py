@@ -38,6 +38,11 @@ def _held_or_loaded(*args: Any, **settings: Any) -> LanguageModel:
     return found
 
 
+def forget_lms() -> None:
+    """Lets no LM be found again: those of a plan are shapes, and good within it alone."""
+    _held.clear()
+
+
 gin.external_configurable(_held_or_loaded, name="load_lm")
 __all__ = ["Job", "optimizers"]  # importing this file makes optax's names known to gin
 
