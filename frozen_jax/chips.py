@@ -96,7 +96,7 @@ def devices(topology: str) -> list[jax.Device]:
 
     settings: dict[str, Any] = {"chip_config_name": "megacore"} if topology.startswith("v4") else {}
     if count < 4:
-        settings["chips_per_host_bounds"] = tuple(int(size) for size in topology.partition(":")[2].split("x")) + (1,)
+        settings["chips_per_host_bounds"] = (*map(int, topology.partition(":")[2].split("x")), 1)
     try:
         with without_stderr():
             described = topologies.get_topology_desc(topology, platform="tpu", **settings)

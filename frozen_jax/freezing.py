@@ -17,14 +17,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
 from frozen_jax.errors import UserError
 
 Rules = Sequence[tuple[str, str]]
-Parameters = dict[str, jax.Array]  # slash-joined path → array
+Parameters = dict[str, Any]  # slash-joined path → array, or its shape alone where a run is planned
 Mask = dict[str, bool]  # the same keys → trained?
 
 

@@ -90,7 +90,8 @@ def _abstract_job(make: Callable[[], Job]) -> Job:
     forget_lms()
     method = nnx.eval_shape(make_method)
     forget_lms()
-    return dataclasses.replace(held[0], method=method)
+    object.__setattr__(held[0], "method", method)  # `dataclasses.replace` would let gin make the method anew, of arrays
+    return held[0]
 
 
 def _shapes(job: Job) -> Shapes:

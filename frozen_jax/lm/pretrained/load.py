@@ -82,6 +82,7 @@ def load_lm(
 
 def _planned_lm(source: str, dtype: str, revision: str | None, told: dict[str, Any]) -> LanguageModel:
     """The model with random weights, which cost nothing where everything is traced."""
+    assert isinstance(jnp.zeros(()), jax.core.Tracer), "arrays would be made: plan within nnx.eval_shape"
     config, mark = _whole_config(told), source
     if config is None:
         checkpoint = open_checkpoint(source, revision=revision, **told)
