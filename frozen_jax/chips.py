@@ -10,8 +10,6 @@ import math
 import os
 from typing import Any, NamedTuple
 
-import jax
-
 from frozen_jax.errors import UserError
 from frozen_jax.silence import without_stderr
 
@@ -81,7 +79,7 @@ def chips(topology: str) -> int:
     return math.prod(map(int, sizes.split("x")))
 
 
-def devices(topology: str) -> list[jax.Device]:
+def devices(topology: str) -> list[Any]:
     """Returns stand-ins for the chips of a slice, which programs can be compiled for and nothing can be put on.
 
     Args:

@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import gin
 import jax
@@ -64,11 +65,11 @@ TWO_DIMENSIONAL_RULES: tuple[tuple[str, str | None], ...] = (("embed", "data"), 
 RULE_SETS = {"standard": STANDARD_RULES, "2d": TWO_DIMENSIONAL_RULES}
 
 
-_STAND_INS: contextvars.ContextVar[Sequence[jax.Device]] = contextvars.ContextVar("_STAND_INS", default=())
+_STAND_INS: contextvars.ContextVar[Sequence[Any]] = contextvars.ContextVar("_STAND_INS", default=())
 
 
 @contextlib.contextmanager
-def standing_in(devices: Sequence[jax.Device]) -> Iterator[None]:
+def standing_in(devices: Sequence[Any]) -> Iterator[None]:
     """Within, `make_mesh` makes its mesh of these devices, which need not be here: for planning."""
     token = _STAND_INS.set(devices)
     try:

@@ -189,7 +189,7 @@ def abstract(
     )
     opt_state = jax.eval_shape(optimizer.init, trained)
     opt_state = _placed(opt_state, training.opt_state_shardings(opt_state, trained, mesh))
-    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=partitioning.replicated(mesh))
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=partitioning.replicated(mesh))
     state = training.TrainState(step, trained, opt_state)
     return Abstract(state, training.Split(graphdef, frozen, mesh), optimizer)
 
@@ -261,7 +261,7 @@ def train_batch(shapes: Shapes, mesh: Mesh) -> Batch:
         return jax.ShapeDtypeStruct((shapes.rows, length), dtype, sharding=partitioning.batch_sharding(mesh))
 
     inputs, targets = (rows(shapes.lengths[name], jnp.int32) for name in ("inputs", "targets"))
-    others = {
+    others: dict[str, Any] = {
         name: kind(rows(shapes.lengths[name], jnp.int32), rows(shapes.lengths[name], bool))
         for name, kind in (("encoder_inputs", EncoderInputs), ("negatives", Negatives))
         if name in shapes.lengths
@@ -350,7 +350,7 @@ class _Reading:
     def start(self) -> jax.stages.Compiled:
         """Reading inputs, and the first token."""
         prompt = self._prompt()
-        ids = jax.ShapeDtypeStruct((self._shapes.eval_rows,), jnp.int32, sharding=self._sharding())
+        ids: Any = jax.ShapeDtypeStruct((self._shapes.eval_rows,), jnp.int32, sharding=self._sharding())
         inputs, mask = self._rows("inputs", jnp.int32), self._rows("inputs", bool)
         read = generation.Read(inputs, mask, ids, self._encoder_inputs())
         lowered = generation.start_texts.lower(*self._static, self._state, prompt, read)

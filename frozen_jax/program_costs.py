@@ -20,12 +20,12 @@ class Collective(NamedTuple):
     """All collectives of one kind.
 
     Attributes:
-        count: how many run in one call.
+        times: how many run in one call.
         bytes_held: of their results, on one chip.
         bytes_sent: by one chip, in a ring.
     """
 
-    count: int
+    times: int
     bytes_held: int
     bytes_sent: int
 
@@ -49,7 +49,7 @@ def collectives(program: hlo.Program) -> dict[str, Collective]:
             sent = _sent(kind, held, _group(one.attributes))
             before = sums.get(kind, Collective(0, 0, 0))
             sums[kind] = Collective(
-                before.count + times, before.bytes_held + times * held, before.bytes_sent + times * sent
+                before.times + times, before.bytes_held + times * held, before.bytes_sent + times * sent
             )
     return dict(sorted(sums.items()))
 

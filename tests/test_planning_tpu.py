@@ -36,7 +36,7 @@ def test_twice_the_depth_is_twice_the_flops_and_the_time():
     assert eight.flops == 2 * four.flops == 8 * 2 * (2 * 1024 * 1024 * 2048)
     assert 1.9 < eight.compute_seconds / four.compute_seconds < 2.1
     assert 1.9 < eight.collective_seconds / four.collective_seconds < 2.1
-    assert eight.collectives["all-reduce"].count == 8
+    assert eight.collectives["all-reduce"].times == 8
     assert four.flops < four.compute_seconds * CHIP.peak_flops < 2 * four.flops  # large products: near the peak
 
 

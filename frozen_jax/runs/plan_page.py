@@ -43,10 +43,10 @@ def page(table: str, method: Any, train_steps: int) -> str:
             "",
             "![HBM a chip](plan.png)",
             "",
-            "Compiled for these TPUs without having them. Bytes are the compiler's. **Times are estimates**: the cycles",
-            "that the compiler expects of every instruction, at the chip's clock, loops weighted by how often they run; and",
-            "collectives, of which it says nothing, at the published speed of the links along one axis, as if nothing else",
-            f"went on meanwhile. They leave out {OMITTED}.",
+            "Compiled for these TPUs without having them. Bytes are the compiler's. **Times are estimates**: the",
+            "cycles that the compiler expects of every instruction, at the chip's clock, loops weighted by how often",
+            "they run; and collectives, of which it says nothing, at the published speed of the links along one axis, as if",
+            f"nothing else went on meanwhile. They leave out {OMITTED}.",
             "The share of peak is model FLOPs, recomputation not counted, over the estimated time and the published",
             "bfloat16 peak.",
             "",
@@ -142,7 +142,7 @@ def _reading(steps: Mapping[str, Step], rows: int) -> dict[str, str]:
 
 def _collectives(train: Step) -> dict[str, str]:
     return {
-        f"{kind} of train": f"{sent.count} x, {_gib(sent.bytes_sent)} sent" for kind, sent in train.collectives.items()
+        f"{kind} of train": f"{sent.times} x, {_gib(sent.bytes_sent)} sent" for kind, sent in train.collectives.items()
     }
 
 

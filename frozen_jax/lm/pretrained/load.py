@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
+from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Float, Shaped
 
@@ -82,7 +83,7 @@ def load_lm(
 
 def _planned_lm(source: str, dtype: str, revision: str | None, told: dict[str, Any]) -> LanguageModel:
     """The model with random weights, which cost nothing where everything is traced."""
-    assert isinstance(jnp.zeros(()), jax.core.Tracer), "arrays would be made: plan within nnx.eval_shape"
+    assert isinstance(jnp.zeros(()), Tracer), "arrays would be made: plan within nnx.eval_shape"
     config, mark = _whole_config(told), source
     if config is None:
         checkpoint = open_checkpoint(source, revision=revision, **told)
