@@ -45,8 +45,8 @@ def page(table: str, method: Any, train_steps: int) -> str:
             "",
             "Compiled for these TPUs without having them. Bytes are the compiler's. **Times are estimates**: the",
             "cycles that the compiler expects of every instruction, at the chip's clock, loops weighted by how often",
-            "they run; and collectives, of which it says nothing, at the published speed of the links along one axis, as if",
-            f"nothing else went on meanwhile. They leave out {OMITTED}.",
+            "they run; and collectives, of which it says nothing, at the published speed of the links along one axis,",
+            f"as if nothing else went on meanwhile. They leave out {OMITTED}.",
             "The share of peak is model FLOPs, recomputation not counted, over the estimated time and the published",
             "bfloat16 peak.",
             "",
@@ -152,7 +152,7 @@ def _gib(count: int) -> str:
 
 def picture(plans: Sequence[Plan]) -> bytes:
     """Draws what fills a chip's HBM in training, a bar a topology, and what there is. Returns a PNG file."""
-    figure = drawing.new_figure(9, 1.6 + 0.6 * len(plans))
+    figure = drawing.new_figure(9.0, 1.6 + 0.6 * len(plans))
     place = figure.subplots()
     left = [0.0] * len(plans)
     for part, colour in zip(_PARTS, drawing.colours(len(_PARTS)), strict=True):

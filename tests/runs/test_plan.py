@@ -1,11 +1,13 @@
 """`--run_mode=plan`, with CPU devices in the place of TPUs."""
 
 import dataclasses
+import importlib
 import json
 import types
 
 import gin
 import jax
+import optax
 import pytest
 
 import run
@@ -13,10 +15,11 @@ from frozen_jax import chips
 from frozen_jax.errors import UserError
 from frozen_jax.planning import Plan, Shapes, Step
 from frozen_jax.program_costs import Collective
-from frozen_jax.runs import plan as plan_mode
 from frozen_jax.runs import plan_page
+from frozen_jax.runs.job import Job
 
 GIB = 2**30
+plan_mode = importlib.import_module("frozen_jax.runs.plan")  # `runs.plan` is its function
 STEP = Step(1 * GIB, 6 * GIB, True, 10**15, 0.3, 0.1, {"all-reduce": Collective(3, GIB, GIB)}, 1.0)
 PLAN = Plan(
     topology="v5e:2x2",
@@ -119,10 +122,10 @@ def test_the_smallest_slice_is_the_first_that_fits(monkeypatch):
         tried.append((topology, gin.query_parameter("make_mesh.model")))
         if tried[-1] == ("v5e:1x1", 1):
             raise UserError("this mesh does not divide something")
-        return job, PLAN if tried[-1] == ("v5e:2x2", 2) else TOO_LARGE
+        return object.__new__(Job), PLAN if tried[-1] == ("v5e:2x2", 2) else TOO_LARGE
 
     monkeypatch.setattr(plan_mode, "_planned", plan)
-    assert plan_mode._smallest("v5e", lambda: None, None)[1] is PLAN
+    assert plan_mode._smallest("v5e", lambda: None, optax.sgd(1.0))[1] is PLAN
     assert tried == [("v5e:1x1", 1), ("v5e:2x2", 1), ("v5e:2x2", 2)]
 
 
