@@ -110,6 +110,7 @@ def devices(topology: str) -> list[Any]:
 def require_libtpu() -> None:
     """Raises UserError if libtpu is not installed; keeps it from asking a cloud machine's metadata server."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no TPU is used, so that several plans do not collide
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "--run_mode=plan compiles for TPUs with libtpu, which is not installed; pip install -r requirements-tpu.txt"

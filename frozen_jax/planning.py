@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pathlib
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -31,6 +33,8 @@ from frozen_jax.program_costs import Collective
 from frozen_jax.silence import without_stderr
 from frozen_jax.types import Batch, EncoderInputs, Negatives, Segments
 
+Options = dict[str, Any]  # of the compiler
+Make = Callable[[Options], jax.stages.Compiled]
 OMITTED = (
     "waiting for data and for the slowest host, the latency of collectives and of the network between slices, copies "
     "that do not hide behind other work, checkpoints, validation, and time lost to preemption"
@@ -221,8 +225,8 @@ def plan(
     mesh = found.split.mesh
     partitioning.check_batch_size(shapes.rows, mesh, accumulation_steps)
     batch, reading = train_batch(shapes, mesh), _Reading(found, shapes)
-    makers: dict[str, Callable[[], jax.stages.Compiled]] = {
-        "train": lambda: _compiled_train_step(found, batch, z_loss, accumulation_steps),
+    makers: dict[str, Make] = {
+        "train": lambda options: _train_step(found, batch, z_loss, accumulation_steps).compile(options),
         "score": reading.score,
     }
     if decodes:
@@ -244,7 +248,7 @@ def plan(
     )
 
 
-def _measured(makers: Mapping[str, Callable[[], jax.stages.Compiled]], chip: Generation, held: int) -> dict[str, Step]:
+def _measured(makers: Mapping[str, Make], chip: Generation, held: int) -> dict[str, Step]:
     """Up to the first step that does not fit; nothing is compiled where what is held for good does not."""
     steps: dict[str, Step] = {}
     for name, make in makers.items():
@@ -275,18 +279,23 @@ def bytes_on_a_chip(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def measure(make: Callable[[], jax.stages.Compiled], chip: Generation) -> Step:
-    """Compiles and reads what came out; where it does not fit, what the compiler says it would have needed."""
+def measure(make: Make, chip: Generation) -> Step:
+    """Compiles and reads what came out; where it does not fit, what the compiler says it would have needed.
+
+    Args:
+        make: compiles, with the options that it gets.
+        chip: for which.
+    """
     began = time.perf_counter()
     try:
-        with without_stderr():
-            compiled = make()
+        with without_stderr(), tempfile.TemporaryDirectory() as folder:
+            compiled = make({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+            program = hlo.read(_dumped(folder) or compiled.as_text() or "")
     except jax.errors.JaxRuntimeError as error:
         if (needed := _needed(str(error))) is None:
             raise
         return Step(peak_bytes=needed, fits=False, compile_seconds=time.perf_counter() - began)
     seconds = time.perf_counter() - began
-    program = hlo.read(compiled.as_text() or "")
     sent = program_costs.collectives(program)
     memory = compiled.memory_analysis()
     assert memory is not None, "a compiler for TPUs tells what memory it uses"
@@ -302,6 +311,12 @@ def measure(make: Callable[[], jax.stages.Compiled], chip: Generation) -> Step:
     )
 
 
+def _dumped(folder: str) -> str:
+    """The program as the compiler wrote it: what jaxlib reads back it refuses where libtpu is newer than it is."""
+    files = [file for file in pathlib.Path(folder).iterdir() if file.name.endswith("after_codegen.txt")]
+    return max((file.read_text() for file in files), key=len, default="")
+
+
 def _peak(memory: Any) -> int:
     sizes = (memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes)
     return sum(sizes) - memory.alias_size_in_bytes + memory.generated_code_size_in_bytes
@@ -309,7 +324,7 @@ def _peak(memory: Any) -> int:
 
 def _needed(message: str) -> int | None:
     """Of the message of a compiler that ran out of HBM."""
-    found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
+    found = re.search(r"(?:Used |HLO temporaries \()([\d.]+)([KMGT])", message)
     return int(float(found[1]) * 2 ** (10 * " KMGT".index(found[2]))) if found else None
 
 
@@ -317,10 +332,10 @@ def _placed(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), tree, shardings)
 
 
-def _compiled_train_step(found: Abstract, batch: Batch, z_loss: float, accumulation_steps: int) -> jax.stages.Compiled:
+def _train_step(found: Abstract, batch: Batch, z_loss: float, accumulation_steps: int) -> jax.stages.Lowered:
     how: dict[str, Any] = {"z_loss": z_loss, "accumulation_steps": accumulation_steps}
     step: Any = training.make_train_step(found.split, found.state, found.optimizer, **how)
-    return step.lower(found.state, found.split.frozen, batch).compile()
+    return step.lower(found.state, found.split.frozen, batch)
 
 
 def _model_flops(found: Abstract, batch: Batch) -> int:
@@ -341,27 +356,27 @@ class _Reading:
         self._static = (self._graphdef, Greedy(), Limits(shapes.lengths["targets"], ends, model.pad_id))
         self._started: tuple[Any, ...] = ()
 
-    def score(self) -> jax.stages.Compiled:
+    def score(self, options: Options) -> jax.stages.Compiled:
         """The log-likelihood of one target an input."""
         arrays = [self._rows("inputs", jnp.int32), self._rows("inputs", bool)]
         arrays += [self._rows("targets", jnp.int32), self._rows("targets", bool), self._encoder_inputs()]
-        return base.run_compiled.lower(base.score_rows, self._graphdef, self._state, *arrays).compile()
+        return base.run_compiled.lower(base.score_rows, self._graphdef, self._state, *arrays).compile(options)
 
-    def start(self) -> jax.stages.Compiled:
+    def start(self, options: Options) -> jax.stages.Compiled:
         """Reading inputs, and the first token."""
         prompt = self._prompt()
         ids: Any = jax.ShapeDtypeStruct((self._shapes.eval_rows,), jnp.int32, sharding=self._sharding())
         inputs, mask = self._rows("inputs", jnp.int32), self._rows("inputs", bool)
         read = generation.Read(inputs, mask, ids, self._encoder_inputs())
         lowered = generation.start_texts.lower(*self._static, self._state, prompt, read)
-        compiled = lowered.compile()
+        compiled = lowered.compile(options)
         self._started = _placed(lowered.out_info, compiled.output_shardings)
         return compiled
 
-    def go_on(self) -> jax.stages.Compiled:
+    def go_on(self, options: Options) -> jax.stages.Compiled:
         """The loop over tokens, of which one is counted."""
         number = jax.ShapeDtypeStruct((), jnp.int32, sharding=partitioning.replicated(self._mesh))
-        return generation.write_on.lower(*self._static, self._state, self._started, number, number).compile()
+        return generation.write_on.lower(*self._static, self._state, self._started, number, number).compile(options)
 
     def _prompt(self) -> Any:
         lowered = generation.read_prompt_once.lower(self._graphdef, self._state)

@@ -44,14 +44,28 @@ def test_every_step_is_compiled_and_nothing_is_allocated():
     assert found.fits
     assert found.mesh == {"data": 4, "model": 2}
     assert 0.9 < found.steps["train"].flops * found.chips / found.model_flops < 1.5  # recomputed, and not split
-    assert 0.9 < 2 * found.steps["score"].flops / found.steps["train"].flops < 1.1  # forward, and no weight's gradient
+    assert found.steps["write"].flops < found.steps["read"].flops / 4 < found.steps["score"].flops  # one token of 16
 
 
 def test_twice_the_depth_is_twice_the_model_flops():
     two, four, six = (plan(abstract(layers=layers), chip=TINY).model_flops for layers in (2, 4, 6))
     assert four - two == six - four > 0  # all but the layers is the same
-    tuned = plan(abstract(FineTuning), chip=TINY).model_flops
-    assert 1.3 < tuned / two < 1.5  # 6 N a token in place of 4 N, of a prompt's 20 tokens more
+
+
+def test_model_flops_are_those_counted_by_hand():
+    """Of a T5 of one layer a stack: attention H*K = 32 wide, MLP of three products, S = 16, T = 8, B = 8."""
+    batch, source, target, width, joined, inner, vocabulary = 8, 16, 8, 16, 32, 32, 64
+    maps = 4 * width * joined + 3 * width * inner
+    encoder = source * (maps + 2 * source * joined)
+    cross = width * joined * (2 * target + 2 * source) + 2 * target * source * joined
+    decoder = target * (maps + 2 * target * joined + width * vocabulary) + cross
+    found = plan(abstract(FineTuning, layers=1), chip=TINY).model_flops
+    assert found == 3 * 2 * batch * (encoder + decoder)
+
+
+def test_an_lm_on_a_mesh_that_is_not_here_is_made_of_shapes_or_not_at_all():
+    with pytest.raises(AssertionError, match="arrays would be made"):
+        load_lm("no such source", mesh=partitioning.make_mesh(), num_encoder_layers=1, num_decoder_layers=1, **SIZES)
 
 
 def test_bytes_are_those_of_one_chip():
@@ -73,10 +87,15 @@ def test_nothing_is_compiled_where_weights_alone_do_not_fit():
     assert found.share_of_peak == found.compute_share == 0
 
 
-def test_what_the_compiler_would_have_needed_is_read_from_its_refusal():
-    message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 24.50G of 15.75G hbm. Exceeded"
-
-    def refuses():
+@pytest.mark.parametrize(
+    "message",
+    [
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 24.50G of 15.75G hbm. Exceeded",
+        "the total memory required for HLO temporaries (24.50G) exceeds available HBM (15.75G). HLO module: jit_step",
+    ],
+)
+def test_what_the_compiler_would_have_needed_is_read_from_its_refusal(message):
+    def refuses(options):
         raise jax.errors.JaxRuntimeError(message)
 
     step = planning.measure(refuses, GENERATIONS["v5e"])
@@ -85,7 +104,7 @@ def test_what_the_compiler_would_have_needed_is_read_from_its_refusal():
 
 
 def test_other_refusals_come_through():
-    def refuses():
+    def refuses(options):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):

@@ -27,7 +27,7 @@ def measured(depth, width=1024):
         return jax.ShapeDtypeStruct(sizes, jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
 
     arguments = shape(depth, 2, width, 4 * width, spec=(None, None, None, "model")), shape(2048, width, spec=("data",))
-    return planning.measure(lambda: jax.jit(loss).lower(*arguments).compile(), CHIP)
+    return planning.measure(lambda options: jax.jit(loss).lower(*arguments).compile(options), CHIP)
 
 
 @pytest.mark.slow
@@ -36,7 +36,7 @@ def test_twice_the_depth_is_twice_the_flops_and_the_time():
     assert eight.flops == 2 * four.flops == 8 * 2 * (2 * 1024 * 1024 * 2048)
     assert 1.9 < eight.compute_seconds / four.compute_seconds < 2.1
     assert 1.9 < eight.collective_seconds / four.collective_seconds < 2.1
-    assert eight.collectives["all-reduce"].times == 8
+    assert eight.collectives["all-reduce"].times - four.collectives["all-reduce"].times == 4
     assert four.flops < four.compute_seconds * CHIP.peak_flops < 2 * four.flops  # large products: near the peak
 
 
