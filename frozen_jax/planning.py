@@ -4,12 +4,11 @@
 
 Nothing of the model is ever allocated. Seconds are estimates: the compiler's cycles at the chip's clock, and, since the
 compiler says nothing of collectives, what the chips send each other at the speed of the links of one axis, as if
-nothing else went on meanwhile. They leave out `OMITTED`.
+nothing else went on meanwhile. They leave out `plans.OMITTED`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import pathlib
 import re
@@ -29,122 +28,12 @@ from frozen_jax.chips import Generation
 from frozen_jax.errors import UserError
 from frozen_jax.lm import base, generation
 from frozen_jax.lm.decoding import Greedy, Limits
-from frozen_jax.program_costs import Collective
+from frozen_jax.plans import Plan, Shapes, Step
 from frozen_jax.silence import without_stderr
 from frozen_jax.types import Batch, EncoderInputs, Negatives, Segments
 
 Options = dict[str, Any]  # of the compiler
 Make = Callable[[Options], jax.stages.Compiled]
-OMITTED = (
-    "waiting for data and for the slowest host, the latency of collectives and of the network between slices, copies "
-    "that do not hide behind other work, checkpoints, validation, and time lost to preemption"
-)
-
-
-class Shapes(NamedTuple):
-    """How large batches are.
-
-    Attributes:
-        rows: of a training batch.
-        lengths: of every feature, "inputs" and "targets" among them.
-        eval_rows: that are scored or written at once.
-        pack: whether training examples share rows.
-    """
-
-    rows: int
-    lengths: Mapping[str, int]
-    eval_rows: int
-    pack: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """What one compiled step costs on one chip.
-
-    Attributes:
-        temporary_bytes: of HBM, beside what goes in and out.
-        peak_bytes: of HBM, all together; where it does not fit, what the compiler would have needed.
-        fits: whether the compiler found room for it. If not, all other figures are 0.
-        flops: of matrix products, recomputation and all.
-        compute_seconds: the compiler's cycles at the chip's clock.
-        collective_seconds: see the module's docstring.
-        collectives: by kind.
-        compile_seconds: here.
-    """
-
-    temporary_bytes: int = 0
-    peak_bytes: int = 0
-    fits: bool = True
-    flops: int = 0
-    compute_seconds: float = 0.0
-    collective_seconds: float = 0.0
-    collectives: Mapping[str, Collective] = dataclasses.field(default_factory=dict)
-    compile_seconds: float = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Both, one behind the other."""
-        return self.compute_seconds + self.collective_seconds
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a run would need on a topology.
-
-    Attributes:
-        topology: its name, `v5p:4x4x4`.
-        chips: how many.
-        mesh: sizes of its axes.
-        hbm_bytes: of a chip.
-        frozen_bytes: of frozen weights, on a chip.
-        trained_bytes: of trained weights, on a chip.
-        optimizer_bytes: of the optimizer's state, on a chip.
-        trained: how many numbers are trained.
-        model_flops: of a training step, all chips together, see `model_flops`.
-        peak_flops: of all chips together, published, a second.
-        steps: "train", "score", "read" (inputs, and the first token) and "write" (one more token of every text), up to
-            the first that does not fit.
-        shapes: of the batches.
-    """
-
-    topology: str
-    chips: int
-    mesh: Mapping[str, int]
-    hbm_bytes: int
-    frozen_bytes: int
-    trained_bytes: int
-    optimizer_bytes: int
-    trained: int
-    model_flops: int
-    peak_flops: float
-    steps: Mapping[str, Step]
-    shapes: Shapes
-
-    @property
-    def fits(self) -> bool:
-        """Whether all steps do."""
-        return all(step.fits for step in self.steps.values())
-
-    @property
-    def peak_bytes(self) -> int:
-        """Of the step that needs the most."""
-        return max(step.peak_bytes for step in self.steps.values())
-
-    @property
-    def share_of_peak(self) -> float:
-        """Model FLOPs over what the chips could do in the estimated time of a training step; 0 if it does not fit."""
-        return self.model_flops / (self.steps["train"].seconds * self.peak_flops) if self.seconds else 0.0
-
-    @property
-    def compute_share(self) -> float:
-        """The same if collectives cost no time at all."""
-        train = self.steps["train"]
-        return self.model_flops / (train.compute_seconds * self.peak_flops) if train.compute_seconds else 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Estimated, of a training step."""
-        return self.steps["train"].seconds
 
 
 class Abstract(NamedTuple):
@@ -296,6 +185,7 @@ def measure(make: Make, chip: Generation) -> Step:
             raise
         return Step(peak_bytes=needed, fits=False, compile_seconds=time.perf_counter() - began)
     seconds = time.perf_counter() - began
+    cycles, unknown = program_costs.cycles(program)
     sent = program_costs.collectives(program)
     memory = compiled.memory_analysis()
     assert memory is not None, "a compiler for TPUs tells what memory it uses"
@@ -304,9 +194,10 @@ def measure(make: Make, chip: Generation) -> Step:
         _peak(memory),
         True,
         flops.program_flops(program),
-        program_costs.cycles(program) / chip.clock,
+        cycles / chip.clock,
         sum(one.bytes_sent for one in sent.values()) / chip.ring_bytes,
         sent,
+        unknown,
         seconds,
     )
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from frozen_jax import hlo
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_UNKNOWN = 2**63 - 1
 _GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\})")
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -30,13 +31,18 @@ class Collective(NamedTuple):
     bytes_sent: int
 
 
-def cycles(program: hlo.Program) -> int:
-    """Returns the cycles that the compiler expects of one call on one chip, collectives left out."""
-    return sum(
-        times * int(found[1])
+def cycles(program: hlo.Program) -> tuple[int, int]:
+    """Returns the cycles that the compiler expects of one call on one chip, and how many instructions it cannot tell.
+
+    Those are lookups on the sparse cores; collectives are not among them.
+    """
+    found = [
+        (times, int(told[1]))
         for times, _, one in program.instructions(fused=False)
-        if (found := _CYCLES.search(one.attributes))
-    )
+        if (told := _CYCLES.search(one.attributes))
+    ]
+    known = sum(times * count for times, count in found if count != _UNKNOWN)
+    return known, sum(times for times, count in found if count == _UNKNOWN)
 
 
 def collectives(program: hlo.Program) -> dict[str, Collective]:

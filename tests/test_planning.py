@@ -12,10 +12,11 @@ from frozen_jax.errors import UserError
 from frozen_jax.lm.pretrained.load import load_lm
 from frozen_jax.methods.fine_tuning import FineTuning
 from frozen_jax.methods.prompt_tuning import PromptTuning
+from frozen_jax.plans import Shapes
 
 SIZES = {"vocab_size": 64, "emb_dim": 16, "num_heads": 4, "head_dim": 8, "mlp_dim": 32}
 TINY = GENERATIONS["v5e"]._replace(hbm_bytes=1000)
-SHAPES = planning.Shapes(8, {"inputs": 16, "targets": 8}, 8)
+SHAPES = Shapes(8, {"inputs": 16, "targets": 8}, 8)
 
 
 def abstract(make=PromptTuning, layers=2, model=2, **sizes):
@@ -123,7 +124,7 @@ def test_a_mesh_that_does_not_divide_the_batch_names_sizes_that_it_would():
 
 def test_an_encoders_inputs_and_packed_rows_are_in_the_batch():
     mesh = partitioning.make_mesh()
-    shapes = planning.Shapes(8, {"inputs": 16, "targets": 8, "encoder_inputs": 24}, 8, pack=True)
+    shapes = Shapes(8, {"inputs": 16, "targets": 8, "encoder_inputs": 24}, 8, pack=True)
     batch = planning.train_batch(shapes, mesh)
     assert batch.encoder_inputs.tokens.shape == (8, 24)
     assert batch.segments.targets.shape == (8, 8)

@@ -22,7 +22,7 @@ from flax import nnx
 from frozen_jax import chips, cloud_storage, gin_config, partitioning, planning
 from frozen_jax.batching import all_buckets
 from frozen_jax.errors import UserError
-from frozen_jax.planning import Plan, Shapes
+from frozen_jax.plans import Plan, Shapes
 from frozen_jax.runs import plan_page
 from frozen_jax.runs.job import Job, forget_lms
 from frozen_jax.tokenizer import lm_tokenizer

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from frozen_jax import drawing
-from frozen_jax.planning import OMITTED, Plan, Step
+from frozen_jax.plans import OMITTED, Plan, Step
 from frozen_jax.runs import report
 
 _PARTS = ("frozen weights", "trained weights", "optimizer", "temporaries, inputs and program")

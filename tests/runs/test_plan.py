@@ -13,14 +13,14 @@ import pytest
 import run
 from frozen_jax import chips
 from frozen_jax.errors import UserError
-from frozen_jax.planning import Plan, Shapes, Step
+from frozen_jax.plans import Plan, Shapes, Step
 from frozen_jax.program_costs import Collective
 from frozen_jax.runs import plan_page
 from frozen_jax.runs.job import Job
 
 GIB = 2**30
 plan_mode = importlib.import_module("frozen_jax.runs.plan")  # `runs.plan` is its function
-STEP = Step(1 * GIB, 6 * GIB, True, 10**15, 0.3, 0.1, {"all-reduce": Collective(3, GIB, GIB)}, 1.0)
+STEP = Step(1 * GIB, 6 * GIB, True, 10**15, 0.3, 0.1, {"all-reduce": Collective(3, GIB, GIB)}, 0, 1.0)
 PLAN = Plan(
     topology="v5e:2x2",
     chips=4,
