@@ -3,6 +3,7 @@
     python run.py --gin_file=gin/runs/quickstart.gin --gin.MODEL_DIR=/tmp/quickstart
     python run.py --gin_file=... --run_mode=eval|infer|inspect_prompts, --dry_run, --gin.NAME=value
     python run.py --run_mode=curves --gin.MODEL_DIR=... --gin.curves.runs=...
+    python run.py --run_mode=plan --gin_file=... --topology=v5p:4x4x4
     python run.py --run_mode=inspect --gin.MIXTURE_OR_TASK_NAME=sst2_from_validation
 
 Flags and gin, then one function of frozen_jax. Nothing else lives here.
@@ -35,6 +36,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--profile_steps", type=int, default=0, help="trace so many training steps into MODEL_DIR/profile"
     )
+    parser.add_argument("--topology", action="append", default=[], help="plan for v5p:4x4x4; several are compared")
+    parser.add_argument(
+        "--smallest", action="store_true", help="plan for the smallest slice of --topology=v5p that fits"
+    )
     flags, rest = parser.parse_known_args(arguments)
     environment.prepare()
     preemption.listen()
@@ -44,6 +49,10 @@ def main(arguments: Sequence[str]) -> int:
         bindings = [argument.removeprefix("--gin.") for argument in rest]
         if flags.profile_steps:
             bindings.append(f"train.profile_steps={flags.profile_steps}")
+        if flags.run_mode == "plan":
+            bindings += [f"plan.topologies={flags.topology}", f"plan.smallest={flags.smallest}"]
+        elif flags.topology or flags.smallest:
+            raise UserError("--topology and --smallest are for --run_mode=plan")
         files = [os.path.join(os.path.dirname(__file__), name) for name in runs.GIN_FILES.get(flags.run_mode, [])]
         gin_config.parse([*files, *flags.gin_file], bindings, flags.gin_search_paths.split(","))
         with gin_config.required_bindings_named(), cloud_storage.refusals_explained():

@@ -17,14 +17,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
 from frozen_jax.errors import UserError
 
 Rules = Sequence[tuple[str, str]]
-Parameters = dict[str, jax.Array]  # slash-joined path → array
+Parameters = dict[str, Any]  # slash-joined path → array, or its shape alone where a run is planned
 Mask = dict[str, bool]  # the same keys → trained?
 
 
@@ -105,7 +104,7 @@ def _useless(pattern: str, paths: Sequence[str]) -> str:
 def split(model: nnx.Module, mask: Mask) -> tuple[Any, Parameters, Parameters]:
     """Takes a model apart: its structure, the trained and the frozen parameters."""
     graphdef, state = nnx.split(model)
-    flat = {"/".join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(state)}
+    flat = {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
     trained = {path: array for path, array in flat.items() if mask[path]}
     return graphdef, trained, {path: array for path, array in flat.items() if not mask[path]}
 

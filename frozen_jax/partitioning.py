@@ -6,8 +6,11 @@ axes ('data', 'model'). Nothing else in the project names a mesh axis.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import gin
 import jax
@@ -62,6 +65,24 @@ TWO_DIMENSIONAL_RULES: tuple[tuple[str, str | None], ...] = (("embed", "data"), 
 RULE_SETS = {"standard": STANDARD_RULES, "2d": TWO_DIMENSIONAL_RULES}
 
 
+_STAND_INS: contextvars.ContextVar[Sequence[Any]] = contextvars.ContextVar("_STAND_INS", default=())
+
+
+@contextlib.contextmanager
+def standing_in(devices: Sequence[Any]) -> Iterator[None]:
+    """Within, `make_mesh` makes its mesh of these devices, which need not be here: for planning."""
+    token = _STAND_INS.set(devices)
+    try:
+        yield
+    finally:
+        _STAND_INS.reset(token)
+
+
+def is_here(mesh: Mesh) -> bool:
+    """Returns whether something can be put on a mesh; on one of `standing_in` there are shapes alone."""
+    return mesh.devices.flat[0] not in _STAND_INS.get()
+
+
 @gin.configurable
 def make_mesh(data: int = -1, model: int = 1) -> Mesh:
     """Makes the mesh of all devices, axes ('data', 'model').
@@ -73,11 +94,12 @@ def make_mesh(data: int = -1, model: int = 1) -> Mesh:
     Raises:
         UserError: if data * model is not the number of devices.
     """
-    devices = len(jax.devices())
-    data = devices // model if data == -1 else data
-    if data * model != devices:
-        raise UserError(f"mesh {data}x{model} (data x model) needs {data * model} devices; there are {devices}")
-    return jax.make_mesh((data, model), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    devices = _STAND_INS.get() or jax.devices()
+    data = len(devices) // model if data == -1 else data
+    if data * model != len(devices):
+        raise UserError(f"mesh {data}x{model} (data x model) needs {data * model} devices; there are {len(devices)}")
+    types = (jax.sharding.AxisType.Auto,) * 2
+    return jax.make_mesh((data, model), ("data", "model"), axis_types=types, devices=devices)
 
 
 def logical_axes(path: str, rank: int) -> tuple[str, ...]:
@@ -150,6 +172,14 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulation_steps: int = 1) -
             f"batch size {batch_size} is not divisible by {ways} (data axis of the mesh {mesh.shape['data']} x "
             f"{accumulation_steps} microbatches); use {below} or {above}"
         )
+
+
+def check_heads(heads: int, mesh: Mesh, name: str) -> None:
+    """Raises UserError if the `model` axis does not split the heads of an LM evenly."""
+    ways = mesh.shape["model"]
+    if heads % ways:
+        divisors = ", ".join(str(size) for size in range(1, heads + 1) if heads % size == 0)
+        raise UserError(f"make_mesh.model = {ways} does not divide the {heads} heads of {name}; take one of {divisors}")
 
 
 def put_batch(batch: Batch, mesh: Mesh) -> Batch:

@@ -227,7 +227,7 @@ class LanguageModel(nnx.Module):
         mask = _mask(inputs, inputs_lengths, self.pad_id)
         weights = _mask(targets, targets_lengths, self.pad_id)
         self.check_context(mask.sum(axis=1), int(weights.sum(axis=1).max()))
-        return _call(_score, self, jnp.asarray(inputs), mask, jnp.asarray(targets), weights, encoder_inputs)
+        return _call(score_rows, self, jnp.asarray(inputs), mask, jnp.asarray(targets), weights, encoder_inputs)
 
     def generate(
         self,
@@ -298,11 +298,12 @@ def _call(
 ) -> Any:
     """Calls `function(model, *arrays)` compiled, rows spread over the mesh on which the model lives."""
     graphdef, state = nnx.split(model)
-    return _run(function, graphdef, state, *spread_rows(arrays, like=jax.tree.leaves(state)[0]))
+    return run_compiled(function, graphdef, state, *spread_rows(arrays, like=jax.tree.leaves(state)[0]))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _run(function: Callable[..., Any], graphdef: Any, state: Any, *arrays: Any) -> Any:
+def run_compiled(function: Callable[..., Any], graphdef: Any, state: Any, *arrays: Any) -> Any:
+    """Calls `function(model, *arrays)` of a model that is split."""
     return function(nnx.merge(graphdef, state), *arrays)
 
 
@@ -323,7 +324,7 @@ def _logits(
     return model.target_logits(inputs, mask, targets, encoder_inputs=encoder_inputs)
 
 
-def _score(
+def score_rows(
     model: LanguageModel,
     inputs: Int[Array, "B S"],
     mask: Bool[Array, "B S"],
@@ -331,6 +332,7 @@ def _score(
     weights: Bool[Array, "R T"],
     encoder_inputs: EncoderInputs | None,
 ) -> Float[Array, " R"]:
+    """Returns the log-likelihood of each row's targets, see `LanguageModel.score`."""
     logits = model.target_logits(inputs, mask, targets, encoder_inputs=encoder_inputs)
     logprobs = target_log_probs(logits, targets)
     return jnp.sum(jnp.where(weights, logprobs, 0.0), axis=1)

@@ -85,7 +85,7 @@ class Stop:
         return many
 
 
-class _Running(NamedTuple):
+class Running(NamedTuple):
     """What is on the device between two calls.
 
     Attributes:
@@ -99,7 +99,7 @@ class _Running(NamedTuple):
     feed: Int[Array, " R"]
 
 
-class _Read(NamedTuple):
+class Read(NamedTuple):
     """What a prefill reads.
 
     Attributes:
@@ -138,7 +138,7 @@ class Writer:
         self.limits = Limits(max_length, (model.eos_id, *model.stop_ids, *stop.ids), model.pad_id)
         self._graphdef, self._state = _for_decoding(model)
         self._static = (self._graphdef, strategy, self.limits)
-        self._prompt = _read_prompt(self._graphdef, self._state)
+        self._prompt = read_prompt_once(self._graphdef, self._state)
 
     def write(
         self,
@@ -150,13 +150,13 @@ class Writer:
         """Writes the texts of one batch; see `LanguageModel.generate`."""
         ids = np.arange(len(inputs), dtype=np.int32) if ids is None else np.asarray(ids, np.int32)
         shared = bool(np.all(np.any(np.asarray(mask), axis=1)))
-        running, ended = self.start(_Read(inputs, mask, ids, encoder_inputs), shared), np.zeros(len(inputs), bool)
+        running, ended = self.start(Read(inputs, mask, ids, encoder_inputs), shared), np.zeros(len(inputs), bool)
         while not ended.all():
             running, ended = self.go_on(running, len(inputs))
         found = [text for _, text in self.results(running, range(len(inputs)))]
         return Generated(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
-    def start(self, read: _Read, shared: bool) -> _Running:
+    def start(self, read: Read, shared: bool) -> Running:
         """Reads inputs and writes the first token of each text.
 
         Args:
@@ -166,16 +166,16 @@ class Writer:
         """
         prompt = self._prompt if shared else None
         rows: Any = spread_rows(read, like=jax.tree.leaves(self._state)[0])
-        return _start(*self._static, self._state, prompt, _Read(*rows))
+        return start_texts(*self._static, self._state, prompt, Read(*rows))
 
-    def go_on(self, running: _Running, ended: int) -> tuple[_Running, Bool[np.ndarray, " B"]]:
+    def go_on(self, running: Running, ended: int) -> tuple[Running, Bool[np.ndarray, " B"]]:
         """Writes until so many inputs have ended; returns which.
 
         Raises:
             UserError: for logits that are not numbers.
         """
         steps = _STEPS_BETWEEN_LOOKS if self.stop.strings else self.limits.max_length
-        running = _go_on(*self._static, self._state, running, np.int32(ended), np.int32(steps))
+        running = write_on(*self._static, self._state, running, np.int32(ended), np.int32(steps))
         texts = self.strategy.texts(running.state)
         if self.stop.strings and isinstance(running.state, Texts):  # hypotheses of a beam are only cut, at the end
             running = self._looked_at(running, texts)
@@ -188,11 +188,11 @@ class Writer:
             )
         return running, np.asarray(texts.all_ended())
 
-    def refill(self, running: _Running, new: _Running, places: Int[np.ndarray, " N"]) -> _Running:
+    def refill(self, running: Running, new: Running, places: Int[np.ndarray, " N"]) -> Running:
         """Puts new inputs in the place of those that have ended."""
         return _refill(self.strategy.rows, running, new, places)
 
-    def results(self, running: _Running, places: Sequence[int]) -> Iterator[tuple[int, Generated]]:
+    def results(self, running: Running, places: Sequence[int]) -> Iterator[tuple[int, Generated]]:
         """Yields what some inputs have written."""
         texts = self.strategy.texts(running.state)
         written = [np.asarray(part) for part in (texts.tokens, texts.lengths, texts.log_probs)]
@@ -209,7 +209,7 @@ class Writer:
         behind = np.arange(tokens.shape[1]) >= lengths[:, None]
         return Generated(np.where(behind, self.limits.pad_id, tokens), lengths, np.where(behind, 0.0, log_probs))
 
-    def _looked_at(self, running: _Running, texts: Texts) -> _Running:
+    def _looked_at(self, running: Running, texts: Texts) -> Running:
         """Ends the rows that have written one of the strings."""
         tokens, lengths, ended = (np.asarray(part) for part in (texts.tokens, texts.lengths, texts.ended))
         found = [
@@ -265,14 +265,14 @@ class _Batches:
     ) -> None:
         self._inputs, self._encoder_inputs, self._ids, self._pad_id = inputs, encoder_inputs, ids, pad_id
 
-    def of(self, chosen: Sequence[int], rows: int) -> _Read:
+    def of(self, chosen: Sequence[int], rows: int) -> Read:
         """Returns some inputs, the longest first, filled up to so many rows by copies of the first."""
         filled = [*chosen, *[chosen[0]] * (rows - len(chosen))]
         tokens, mask = self._padded([self._inputs[one] for one in filled], self._pad_id)
         encoder_inputs = None
         if self._encoder_inputs is not None:
             encoder_inputs = EncoderInputs(*self._padded([self._encoder_inputs[one] for one in filled], 0))
-        return _Read(tokens, mask, np.array([self._ids[one] for one in filled], np.int32), encoder_inputs)
+        return Read(tokens, mask, np.array([self._ids[one] for one in filled], np.int32), encoder_inputs)
 
     @staticmethod
     def _padded(rows: Sequence[Tokens], pad_id: int) -> tuple[Int[np.ndarray, "B S"], Bool[np.ndarray, "B S"]]:
@@ -295,7 +295,7 @@ def _for_decoding(model: Any) -> tuple[Any, Any]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _read_prompt(graphdef: Any, state: Any) -> Any:
+def read_prompt_once(graphdef: Any, state: Any) -> Any:
     """Reads the prompt that all inputs share; None where there is none, or the LM cannot read it apart."""
     model = nnx.merge(graphdef, state)
     prompt = model.shared_prompt()
@@ -303,7 +303,8 @@ def _read_prompt(graphdef: Any, state: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _start(graphdef: Any, strategy: Strategy, limits: Limits, state: Any, prompt: Any, read: _Read) -> _Running:
+def start_texts(graphdef: Any, strategy: Strategy, limits: Limits, state: Any, prompt: Any, read: Read) -> Running:
+    """Reads inputs and writes the first token of each text."""
     model = nnx.merge(graphdef, state)
     embeddings, mask = model.read(read.inputs, read.mask, read.encoder_inputs)
     if prompt is not None:
@@ -313,42 +314,42 @@ def _start(graphdef: Any, strategy: Strategy, limits: Limits, state: Any, prompt
         embeddings, mask, max_length=limits.max_length, rows_per_input=strategy.rows, prompt=prompt
     )
     begun = strategy.write(strategy.begin(read.ids, limits), model.unembed(hidden), limits)
-    return _Running(cache, begun.state, begun.feed)  # before the first token all rows of an input are alike
+    return Running(cache, begun.state, begun.feed)  # before the first token all rows of an input are alike
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def _go_on(
+def write_on(
     graphdef: Any,
     strategy: Strategy,
     limits: Limits,
     state: Any,
-    running: _Running,
+    running: Running,
     ended: Int[Array, ""],
     steps: Int[Array, ""],
-) -> _Running:
+) -> Running:
     """Feeds and writes until so many inputs have ended, or so many steps are taken."""
     model = nnx.merge(graphdef, state)
 
-    def wanted(carry: tuple[Int[Array, ""], _Running]) -> Bool[Array, ""]:
+    def wanted(carry: tuple[Int[Array, ""], Running]) -> Bool[Array, ""]:
         taken, running = carry
         return (taken < steps) & (jnp.sum(strategy.texts(running.state).all_ended()) < ended)
 
-    def step(carry: tuple[Int[Array, ""], _Running]) -> tuple[Int[Array, ""], _Running]:
+    def step(carry: tuple[Int[Array, ""], Running]) -> tuple[Int[Array, ""], Running]:
         taken, running = carry
         hidden, cache = model.decode_step(model.embed(running.feed), running.cache)
         written = strategy.write(running.state, model.unembed(hidden), limits)
         if written.rows is not None:
             cache = cache.select_rows(written.rows)
-        return taken + 1, _Running(cache, written.state, written.feed)
+        return taken + 1, Running(cache, written.state, written.feed)
 
     return jax.lax.while_loop(wanted, step, (jnp.int32(0), running))[1]
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _refill(rows: int, running: _Running, new: _Running, places: Int[Array, " N"]) -> _Running:
+def _refill(rows: int, running: Running, new: Running, places: Int[Array, " N"]) -> Running:
     """Puts new inputs in these places; those beyond the last go nowhere."""
     row_places = (places[:, None] * rows + jnp.arange(rows)[None]).reshape(-1)
-    return _Running(
+    return Running(
         running.cache.insert(new.cache, places, row_places),
         jax.tree.map(lambda old, new: old.at[places].set(new, mode="drop"), running.state, new.state),
         jnp.asarray(running.feed).at[row_places].set(new.feed, mode="drop"),

@@ -9,6 +9,7 @@ from frozen_jax.runs.evaluate import evaluate_module
 from frozen_jax.runs.infer import infer
 from frozen_jax.runs.inspect_prompts import inspect_prompts
 from frozen_jax.runs.inspect_task import inspect_task
+from frozen_jax.runs.plan import plan
 from frozen_jax.runs.prepare import prepare
 from frozen_jax.runs.train import train
 
@@ -17,6 +18,7 @@ MODES = {
     "cache": cache,
     "inspect": inspect_task,
     "inspect_prompts": inspect_prompts,
+    "plan": plan,
     "prepare": prepare,
     "eval": evaluate_module,
     "compare_answers": compare_answers,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterator
 from types import ModuleType, TracebackType
 
 import jax
 
 from frozen_jax.errors import UserError
+from frozen_jax.silence import without_stderr
 from frozen_jax.wheels import cache_folder
 
 _CACHE_BYTES = 4 * 2**30
@@ -68,7 +67,7 @@ def import_data() -> ModuleType:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with _without_stderr():
+        with without_stderr():
             from frozen_jax import data
 
             data.tf.config.set_visible_devices([], "GPU")
@@ -78,17 +77,3 @@ def import_data() -> ModuleType:
             "are, with --run_mode=cache, and set TOKEN_CACHE_DIR"
         ) from error
     return data
-
-
-@contextlib.contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Also for what writes to the file descriptor itself."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -37,6 +37,11 @@ def _held_or_loaded(*args: Any, **settings: Any) -> LanguageModel:
     return found
 
 
+def forget_lms() -> None:
+    """Lets no LM be found again: those of a plan are shapes, and good within it alone."""
+    _held.clear()
+
+
 gin.external_configurable(_held_or_loaded, name="load_lm")
 __all__ = ["Job", "optimizers"]  # importing this file makes optax's names known to gin
 
@@ -63,13 +68,15 @@ class Job:
     rules: freezing.Rules | None = None
 
     def __post_init__(self) -> None:
-        """Looks at the run's folder and data at once, before anything is read or trained.
+        """Looks at the run's folder and data at once, before anything is read or trained; not where it is planned.
 
         Raises:
             UserError: see `cloud_storage.open_path`, `TaskData.check_encoder_tokenizer` and `TaskData.check_fits`.
         """
         prepare = self.method.prepare if self.method.prepares else None
         object.__setattr__(self, "data", dataclasses.replace(self.data, prepare=prepare))  # the data knows no method
+        if not partitioning.is_here(self.mesh):
+            return
         cloud_storage.open_path(self.model_dir)
         self.data.check_encoder_tokenizer()
         self.data.check_fits(self.method)

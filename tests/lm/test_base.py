@@ -69,11 +69,11 @@ def test_training_is_that_on_the_encoder_inputs(method):
 def test_a_shape_is_compiled_once_with_and_once_without():
     """As before, where nothing is handed over; the size of the cache is what jax compiled."""
     method = ReadsAgain(tiny.t5(emb_dim=24))
-    before = base._run._cache_size()
+    before = base.run_compiled._cache_size()
 
     def compiled(**more):
         method.score(BATCH.inputs, BATCH.targets, inputs_lengths=LENGTHS, **more)
-        return base._run._cache_size() - before
+        return base.run_compiled._cache_size() - before
 
     assert [compiled(), compiled()] == [1, 1]
     assert [compiled(encoder_inputs=AGAIN), compiled(encoder_inputs=AGAIN), compiled()] == [2, 2, 2]

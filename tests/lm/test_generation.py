@@ -288,8 +288,8 @@ def test_no_rows_at_all(name):
 
 def test_a_prompt_is_read_once_for_all_that_come_after(monkeypatch):
     times = []
-    read = generation._read_prompt
-    monkeypatch.setattr(generation, "_read_prompt", lambda *arguments: (times.append(1), read(*arguments))[1])
+    read = generation.read_prompt_once
+    monkeypatch.setattr(generation, "read_prompt_once", lambda *arguments: (times.append(1), read(*arguments))[1])
     list(model("prompt-tuned llama").generate_many(INPUTS, max_length=3, slots=2))
     assert times == [1]
 

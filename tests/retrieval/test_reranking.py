@@ -106,10 +106,10 @@ def test_of_a_script_without_spaces_a_passage_is_cut_as_well(make, monkeypatch):
 
 def test_pairs_of_many_lengths_share_few_programs(make):
     reranker = make(tiny.t5(emb_dim=24), max_length=80)
-    before = base._run._cache_size()
+    before = base.run_compiled._cache_size()
     passages = [Passage("", "", "one " * count) for count in range(1, 91)]
     reranker.score(["two"] * 90, passages)
-    assert base._run._cache_size() - before == 3  # of 32, 64 and 80 tokens
+    assert base.run_compiled._cache_size() - before == 3  # of 32, 64 and 80 tokens
 
 
 @pytest.mark.parametrize(

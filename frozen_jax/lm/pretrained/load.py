@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
+from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Float, Shaped
 
@@ -35,7 +36,7 @@ from frozen_jax.lm.pretrained import gguf, huggingface, smollm2, t5x, titler
 from frozen_jax.lm.pretrained.llama_arrays import check_config
 from frozen_jax.lm.pretrained.stored import Checkpoint, StoredArray, check_arrays, fingerprint
 from frozen_jax.lm.t5 import T5, T5Config
-from frozen_jax.partitioning import sharding_for
+from frozen_jax.partitioning import is_here, sharding_for
 
 NAMED_SOURCES: dict[str, Callable[..., Checkpoint]] = {
     titler.NAME: titler.open_checkpoint,
@@ -54,7 +55,9 @@ def load_lm(
         source: a named source (`titler-t5-small`, `smollm2-135m`), a Hugging Face folder or hub id, a GGUF file, or a
             T5X checkpoint folder (also on `gs://`).
         dtype: of parameters and activations; None is float32 on CPU and bfloat16 on accelerators.
-        mesh: where the parameters shall live, axes ('data', 'model'); None is the default device.
+        mesh: where the parameters shall live, axes ('data', 'model'); None is the default device. On a mesh that is not
+            here (see `partitioning.standing_in`) no weight is read, and a source not even opened where `config` tells
+            the whole shape: to be called within `nnx.eval_shape`.
         revision: of a hub id.
         **config: fields of `T5Config` or `LlamaConfig` that the source does not tell, or that shall differ.
 
@@ -66,6 +69,8 @@ def load_lm(
         UserError: for an unknown source or keyword, and for files that are corrupt or disagree with their config.
     """
     dtype = _dtype(dtype, mesh)
+    if mesh is not None and not is_here(mesh):
+        return _planned_lm(source, dtype, revision, config)
     checkpoint = open_checkpoint(source, revision=revision, **config)
     graph, state = nnx.split(_abstract_lm(dataclasses.replace(checkpoint.config, dtype=dtype), checkpoint))
     parameters = dict(nnx.to_flat_state(state))
@@ -74,6 +79,30 @@ def load_lm(
         layers = [checkpoint.arrays[layer] for layer in _layer_names(name, parameter.shape)]
         parameters[path] = parameter.replace(_place(name, parameter.shape, layers, dtype, mesh))
     return nnx.merge(graph, nnx.from_flat_state(parameters))
+
+
+def _planned_lm(source: str, dtype: str, revision: str | None, told: dict[str, Any]) -> LanguageModel:
+    """The model with random weights, which cost nothing where everything is traced."""
+    assert isinstance(jnp.zeros(()), Tracer), "arrays would be made: plan within nnx.eval_shape"
+    config, mark = _whole_config(told), source
+    if config is None:
+        checkpoint = open_checkpoint(source, revision=revision, **told)
+        config, mark = checkpoint.config, fingerprint(checkpoint.arrays)
+    made = FAMILIES[type(config)](
+        dataclasses.replace(config, dtype=dtype), rngs=nnx.Rngs(0), name=source, fingerprint=mark
+    )
+    graph, state = nnx.split(made)
+    return nnx.merge(graph, jax.tree.map(lambda leaf: leaf.astype(dtype), state))
+
+
+def _whole_config(told: dict[str, Any]) -> T5Config | LlamaConfig | None:
+    """The shape of an LM, where a user tells all of it."""
+    for kind in (T5Config, LlamaConfig):
+        fields = dataclasses.fields(kind)
+        wanted = {field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING}
+        if wanted <= told.keys() <= {field.name for field in fields}:
+            return kind(**told)
+    return None
 
 
 def open_checkpoint(source: str, *, revision: str | None = None, **config: Any) -> Checkpoint:
