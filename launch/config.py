@@ -160,7 +160,7 @@ def load(path: str, place: str) -> Config:
         raise LaunchError(f"{path}: {error}") from error
 
 
-_Table = TypeVar("_Table", TpuVm, Kubernetes, Config)
+_Table = TypeVar("_Table", bound=TpuVm | Kubernetes | Config)
 
 
 def _read(kind: type[_Table], found: Mapping[str, Any], where: str) -> _Table:
@@ -183,6 +183,8 @@ def _value(value: Any, hint: Any, name: str) -> Any:
             return _read(kind, _typed(value, dict, name, "a table"), f"{name}.")
     if hint == list[str]:
         return [_typed(item, str, name, "a list of texts") for item in _typed(value, list, name, "a list of texts")]
+    if hint is int and _typed(value, int, name, "a whole number") < 0:
+        raise LaunchError(f"{name} is {value}; it should not be negative")
     return _typed(value, hint, name, {str: "a text", int: "a whole number", bool: "true or false"}[hint])
 
 

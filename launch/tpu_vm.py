@@ -76,16 +76,15 @@ class TpuVms:
 
     def run(self) -> None:
         """Trains to the end, however often the slice is taken away, `retries` times at most."""
-        commit = commands.commit_of(self.config)
-        for retry in range(self.config.retries + 1):
-            why = self._attempt(commit)
-            if why is None:
-                self.collect()
-                print(f"{self.config.name} is still there and paid for: python -m launch.tpu_vm CONFIG delete")
-                return
-            if retry < self.config.retries:
-                self.shell.wait(self.config.wait_seconds, f"{why}; retry {retry + 1} of {self.config.retries}")
-        raise LaunchError(f"given up after {self.config.retries} retries: {why}")
+        commit, retries = commands.commit_of(self.config), self.config.retries
+        done = 0
+        while why := self._attempt(commit):
+            if done == retries:
+                raise LaunchError(f"given up after {retries} retries: {why}")
+            done += 1
+            self.shell.wait(self.config.wait_seconds, f"{why}; retry {done} of {retries}")
+        self.collect()
+        print(f"{self.config.name} is still there and paid for: python -m launch.tpu_vm CONFIG delete")
 
     def collect(self) -> None:
         """Copies the log of worker 0 and what is in MODEL_DIR."""
@@ -125,7 +124,7 @@ class TpuVms:
     # The slice.
 
     def _make_ready(self) -> bool:
-        """Reuses, awaits or creates the slice; returns whether it is there. What was created and lost is not had again."""
+        """Reuses, awaits or creates the slice, once; returns whether it is there."""
         self._created = False
         while (state := self._state()) != READY:
             if state not in GONE | {MISSING}:
