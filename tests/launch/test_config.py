@@ -31,6 +31,7 @@ def test_the_example_is_read_and_its_gin_files_are_there(place):
         ("", "bucket", None, "the field bucket is missing"),
         ("kubernetes", "hosts", None, "the field kubernetes.hosts is missing"),
         ("", "retries", "three", "retries is 'three'; it should be a whole number"),
+        ("", "retries", True, "retries is True; it should be a whole number"),
         ("", "retries", -1, "retries is -1; it should not be negative"),
         ("", "spot", 1, "spot is 1; it should be true or false"),
         ("", "gin_files", "a.gin", "gin_files is 'a.gin'; it should be a list of texts"),
