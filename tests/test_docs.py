@@ -22,13 +22,17 @@ from typing import Any
 import gin
 import pytest
 
+import launch.commands
 import run
 from frozen_jax import runs, wheels
 from frozen_jax.runs import environment
 from frozen_jax.runs.matrix import ALONE
+from launch.kubernetes import JobSet
+from launch.tpu_vm import TpuVms
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+CODE = ("frozen_jax", "launch", "tasks")
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # Paths in backticks that are not of this tree: what a run writes or reads, and the files of other people's formats.
@@ -121,7 +125,7 @@ def test_tree_names_what_is_there(path):
 
 
 def test_tree_leaves_nothing_out():
-    modules = [ROOT / "run.py", *(ROOT / "frozen_jax").rglob("*.py"), *(ROOT / "tasks").rglob("*.py")]
+    modules = [ROOT / "run.py", *(file for name in CODE for file in (ROOT / name).rglob("*.py"))]
     there = {file for file in [*modules, *PAGES] if file.name != "__init__.py"} - {README}
     there |= {file.parent for file in [*modules, *(ROOT / "gin").rglob("*.gin"), *PAGES]} - {ROOT}
     assert {str(path.relative_to(ROOT)) for path in there} - {path.rstrip("/") for path in tree()} == set()
@@ -140,14 +144,14 @@ def test_path_exists(span):
 
 @pytest.mark.parametrize("span", spans(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+"))
 def test_macro_or_variable_is_known(span):
-    assert span.startswith("PIP_") or re.search(rf"\b{span}\b", source("gin", "frozen_jax", "tasks", "Makefile"))
+    assert span.startswith("PIP_") or re.search(rf"\b{span}\b", source("gin", *CODE, "Makefile"))
 
 
 @pytest.mark.parametrize("span", spans(r"([A-Z][a-z]+){2,}|T5\w+|[a-z]+(_[a-z]+)+|\w+(\.\w+)*\.[a-z]\w*"))
 def test_identifier_is_known(span):
     if re.search(SUFFIXES, span) or ELSEWHERE.fullmatch(span):
         return
-    known = source("frozen_jax", "tasks", "pyproject.toml")
+    known = source(*CODE, "pyproject.toml")
     assert all(re.search(rf"(\b|_){name}\b", known) for name in span.split("."))
 
 
@@ -195,7 +199,9 @@ def dry_make(*arguments: str) -> str:
     return done.stdout.replace(".venv-that-is-not", ".venv")
 
 
-RUNS, OTHERS = ([line for line in lines("bash") if (" run.py" in line) == is_run] for is_run in (True, False))
+RUNS = [line for line in lines("bash") if " run.py" in line]
+LAUNCHES = [line for line in lines("bash") if line.startswith("python -m launch.")]
+OTHERS = [line for line in lines("bash") if line not in RUNS + LAUNCHES]
 
 
 def test_every_run_mode_has_its_command():
@@ -215,6 +221,16 @@ def test_run_command(command, dry_run, capsys):
 @pytest.mark.parametrize("wrong", ["--gin_file=no.gin", "--gin.NO_SUCH=1", "--gin.train.no_such=1", "--no_such"])
 def test_a_wrong_run_command_is_noticed(wrong, dry_run):
     assert dry_run([QUICKSTART, wrong]) == 2
+
+
+@pytest.mark.parametrize("command", LAUNCHES)
+def test_launch_command(command, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(launch.commands, "commit_of", lambda config: "a" * 40)  # the tree may have changes
+    module, *arguments = shlex.split(command.removeprefix("python -m launch."))
+    launcher = {"tpu_vm": TpuVms, "kubernetes": JobSet}[module]
+    assert launch.commands.main(launcher, None, [*arguments, "--dry_run"]) == 0
+    assert "$ " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [*OTHERS, *spans(r"make .*")])

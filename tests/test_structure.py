@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import functools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = [ROOT / "run.py", *sorted((ROOT / "frozen_jax").rglob("*.py")), *sorted((ROOT / "tasks").rglob("*.py"))]
+CODE = ("frozen_jax", "launch", "tasks")
+FILES = [ROOT / "run.py", *(file for name in CODE for file in sorted((ROOT / name).rglob("*.py")))]
 LONGEST_FILE = 400  # lines
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "torch"}
 
@@ -96,6 +98,7 @@ def test_no_import_cycle(module):
         ("frozen_jax.data", "frozen_jax.lm"),
         ("frozen_jax", "tasks"),
         ("frozen_jax", "run"),
+        ("frozen_jax", "launch"),
     ],
 )
 def test_imports_run_one_way(lower, higher):
@@ -125,6 +128,11 @@ def test_seqio_and_tensorflow_stay_at_the_edge():
         "frozen_jax.data",
         "frozen_jax.lm_vocabulary",
     }
+
+
+def test_the_launchers_run_without_what_pip_installs():
+    found = {name.split(".")[0] for module in within("launch") for name in imported_names(MODULES[module])}
+    assert found - {"launch"} <= sys.stdlib_module_names
 
 
 def test_data_is_only_imported_when_its_examples_are_asked_for():
