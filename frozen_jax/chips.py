@@ -10,6 +10,8 @@ import math
 import os
 from typing import Any, NamedTuple
 
+import jax
+
 from frozen_jax.errors import UserError
 from frozen_jax.silence import without_stderr
 
@@ -108,7 +110,8 @@ def devices(topology: str) -> list[Any]:
 
 
 def require_libtpu() -> None:
-    """Raises UserError if libtpu is not installed; keeps it from asking a cloud machine's metadata server."""
+    """Raises UserError if libtpu is not installed; keeps it, and JAX, from looking for a TPU of this machine."""
+    jax.config.update("jax_platforms", "cpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no TPU is used, so that several plans do not collide
     if importlib.util.find_spec("libtpu") is None:

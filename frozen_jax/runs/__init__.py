@@ -28,4 +28,9 @@ MODES = {
     "dry_run": dry_run,
 }
 # Read before those of the command line, which may then be none.
-GIN_FILES = {"inspect": ["gin/runs/data.gin"], "cache": ["gin/runs/data.gin"], "curves": ["gin/runs/curves.gin"]}
+GIN_FILES = {
+    "inspect": ["gin/runs/data.gin"],
+    "cache": ["gin/runs/data.gin"],
+    "curves": ["gin/runs/curves.gin"],
+    "plan": ["gin/runs/plan.gin"],
+}

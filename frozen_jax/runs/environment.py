@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import importlib.util
 import inspect
 import logging
 import os
@@ -15,12 +17,16 @@ from frozen_jax.silence import without_stderr
 from frozen_jax.wheels import cache_folder
 
 _CACHE_BYTES = 4 * 2**30
+_TPU_FILES = ("/dev/accel*", "/dev/vfio/*")  # of a machine that has one
 
 
 def prepare() -> None:
     """Keeps compiled programs from run to run, and silences what libraries print beside the errors that they raise."""
     _keep_compiled_programs()
     _drop_noise()
+    if importlib.util.find_spec("libtpu") and not any(map(glob.glob, _TPU_FILES)):
+        with without_stderr():  # libtpu tells that there is no TPU, in five lines
+            jax.devices()
 
 
 def _keep_compiled_programs() -> None:

@@ -1,5 +1,6 @@
 """What a run keeps quiet, and what it never does."""
 
+import os
 import subprocess
 import sys
 
@@ -32,3 +33,10 @@ def test_a_loop_closed_by_a_failed_save_is_not_reported_and_all_else_is(report):
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert "RuntimeError: something else" in done.stderr
     assert "Event loop is closed" not in done.stderr
+
+
+def test_libtpu_without_a_tpu_says_nothing():
+    code = "import jax\nfrom frozen_jax.runs import environment\nenvironment.prepare()\nprint(len(jax.devices()))"
+    settings = {name: value for name, value in os.environ.items() if name not in ("JAX_PLATFORMS", "XLA_FLAGS")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=settings)
+    assert (done.stdout, done.stderr) == ("1\n", "")
