@@ -113,6 +113,7 @@ MODES = {  # `eval` and `infer` begin with what `train` has left
     "prepare": ["--gin_file=FOLDER/reader.gin", READS, "--run_mode=prepare"],
 }
 CLOCKS = TIMES | {"seconds"}
+COMMENTS = {"report.md": r"This run: [^\n]*", "config.gin": r"# What was called.*"}  # on the last process alone
 OTHERS = "tensorboard", "tantivy"  # folders whose files are named by the time or by chance
 
 # Where a process died, by the last file that it touched; what stands first counts.
@@ -247,8 +248,8 @@ def _content(path):
     if path.suffix == ".jsonl":
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         return json.dumps([{key: value for key, value in line.items() if key not in CLOCKS} for line in lines])
-    if path.name == "report.md":
-        return re.sub(r"This run: .*", "", path.read_text())
+    if path.name in COMMENTS:
+        return re.sub(COMMENTS[path.name], "", path.read_text(), flags=re.DOTALL)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
