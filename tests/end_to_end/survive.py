@@ -116,17 +116,16 @@ CLOCKS = TIMES | {"seconds"}
 COMMENTS = {"report.md": r"This run: [^\n]*", "config.gin": r"# What was called.*"}  # on the last process alone
 OTHERS = "tensorboard", "tantivy"  # folders whose files are named by the time or by chance
 
-# Where a process died, by the last file that it touched; what stands first counts.
+# What a process was doing when it died, by the file that it touched last; what stands first counts.
 PLACES = {
-    r"^r .*/(checkpoints|best)\b": "restoring",
-    r"/(checkpoints|best)/\d+$": "between saves",
-    r"/(checkpoints|best)\b": "saving",
-    r"metrics|tensorboard": "writing metrics",
-    r"/cache/passages": "scanning passages",
-    r"tantivy|index\.json": "indexing",
-    r"/answers/|/predictions/|report|recall": "answering",
-    r"/evidence/": "retrieving, re-ranking, packing",
-    r"": "loading",
+    r"^r .*(checkpoints|best)\b": "restoring",
+    r"(checkpoints|best)/\d+$|metrics|tensorboard|config\.gin": "training",
+    r"(checkpoints|best)\b": "saving",
+    r"cache/passages": "scanning passages",
+    r"tantivy|index\.json|\.lock": "indexing",
+    r"answers|predictions|report": "answering",
+    r"evidence": "retrieving to packing",
+    r"": "loading, compiling",
 }
 
 
@@ -189,9 +188,8 @@ def kill(pid):
 
 def where(touched):
     """What a process was doing, by the file that it touched last."""
-    if not touched:
-        return "starting"
-    return next(place for pattern, place in PLACES.items() if re.search(pattern, touched[-1]))
+    last = touched[-1] if touched else ""
+    return next(place for pattern, place in PLACES.items() if re.search(pattern, last))
 
 
 def survive(place, name, kills, before, rng):
@@ -220,7 +218,7 @@ def survive(place, name, kills, before, rng):
             f"{name}: {file}" for file in unbroken.keys() | found.keys() if unbroken.get(file) != found.get(file)
         }
     fell = ", ".join(f"{place} {count}" for place, count in collections.Counter(places).most_common())
-    same = f"{len(unbroken)} of {runs} runs" if not differing else f"{len(differing)} DIFFER"
+    same = f"{len(unbroken)} files, {runs} times" if not differing else f"{len(differing)} DIFFER"
     line = f"| {name} | {len(places)} | {fell} | {same} | {seconds:.0f} | {time.perf_counter() - began:.0f} |"
     return line, kept, differing
 
@@ -260,7 +258,7 @@ def _digest(tree):
 
 
 def _write_inputs(folder):
-    """Gin files, the task, pairs for the re-ranker, passages: nobody else says a passage's first two words together."""
+    """Gin files, the task, pairs for the re-ranker, and passages, each with two words of its own."""
     for name, text in (("tiny", GIN), ("reader", READER)):
         (folder / f"{name}.gin").write_text(text.replace("FOLDER", str(folder)))
     rng = random.Random(0)
@@ -309,7 +307,7 @@ def _table(folder, kills, seed):
     folder.mkdir(parents=True, exist_ok=True)
     _set_jax(folder)
     place, trained, differing = Place(folder), None, set()
-    print("| mode | kills | where they fell | the same | seconds unbroken | in all |\n|---|---|---|---|---|---|")
+    print("| mode | kills | while | the same | seconds unbroken | in all |\n|---|---|---|---|---|---|")
     for number, name in enumerate(MODES):
         share = kills // len(MODES) + (number < kills % len(MODES))
         before = None if name == "prepare" else trained
