@@ -15,6 +15,7 @@ kills fall where something happens.
 
 import argparse
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -154,11 +155,13 @@ class Place:
         call = [self.folder / "log", self.run, die_at, after, *given]
         (self.folder / "log").write_text("")
         process = forked.start(watched.main, call, self._environment(), self._streams)
-        process.join(seconds)
-        if process.exitcode is None:
-            assert seconds < SECONDS, f"run.py {' '.join(given)} did not end within {SECONDS} s"
-            kill(process.pid)
-            process.join()
+        try:
+            process.join(seconds)
+        finally:  # also when someone ends this script
+            if late := process.exitcode is None:
+                kill(process.pid)
+                process.join()
+        assert not (late and seconds == SECONDS), f"run.py {' '.join(given)} did not end within {SECONDS} s"
         if process.exitcode == -signal.SIGKILL:
             return where(self.touched())
         told = self._streams[1].read_text()
@@ -179,11 +182,10 @@ class Place:
 
 
 def kill(pid):
-    """The whole group; before there is one, the process."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        os.kill(pid, signal.SIGKILL)
+    """The whole group and, before there is one, the process; which may just have ended."""
+    for kill_it in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError):
+            kill_it(pid, signal.SIGKILL)
 
 
 def where(touched):
