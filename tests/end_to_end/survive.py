@@ -126,7 +126,7 @@ PLACES = {
     r"tantivy|index\.json|\.lock": "indexing",
     r"answers|predictions|report": "answering",
     r"evidence": "retrieving to packing",
-    r"": "loading, compiling",
+    r"": "loading and compiling",
 }
 
 
