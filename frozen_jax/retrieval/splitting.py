@@ -84,14 +84,13 @@ def _check(documents: str, passages: str, words: int) -> None:
 @contextlib.contextmanager
 def _written(path: epath.Path) -> Iterator[IO[str]]:
     """A text file that is there, whole, if nothing went wrong before the end."""
-    if not cloud_storage.is_cloud(path):
+    if not (is_cloud := cloud_storage.is_cloud(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
-    beside = None if cloud_storage.is_cloud(path) else path.parent
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".split-") as scratch:
+    with tempfile.TemporaryDirectory() if is_cloud else cloud_storage.scratch_beside(path) as scratch:
         file = pathlib.Path(scratch, path.name)
         with open(file, "w", encoding="utf-8") as stream:
             yield stream
-        if cloud_storage.is_cloud(path):
+        if is_cloud:
             epath.Path(file).copy(path, overwrite=True)
         else:
             os.replace(file, path)

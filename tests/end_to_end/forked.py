@@ -15,7 +15,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 
@@ -30,15 +30,26 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.
     """Runs run.py in the root of the project."""
     with tempfile.TemporaryDirectory() as folder:
         streams = [pathlib.Path(folder) / name for name in ("stdout", "stderr")]
-        child = _server.Process(target=_run, args=(list(arguments), dict(environment), *streams))
-        with _one_thread():  # of the server, when the first child starts it: threads do not survive a fork
-            child.start()
+        child = start(run_py, arguments, environment, streams)
         child.join(_SECONDS)
         if child.exitcode is None:
             child.kill()
             raise subprocess.TimeoutExpired(list(arguments), _SECONDS)
         stdout, stderr = (stream.read_text() for stream in streams)
     return subprocess.CompletedProcess(list(arguments), child.exitcode, stdout, stderr)
+
+
+def start(
+    main: Callable[..., None],
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    streams: Sequence[pathlib.Path],
+) -> multiprocessing.process.BaseProcess:
+    """Starts a function in a process; of the environment, JAX has read its settings already, in the server."""
+    child = _server.Process(target=_run, args=(main, list(arguments), dict(environment), *streams))
+    with _one_thread():  # of the server, when the first child starts it: threads do not survive a fork
+        child.start()
+    return child
 
 
 @contextlib.contextmanager
@@ -49,12 +60,23 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
-def _run(arguments: list[str], environment: dict[str, str], stdout: pathlib.Path, stderr: pathlib.Path) -> None:
+def _run(
+    main: Callable[..., None],
+    arguments: list[str],
+    environment: dict[str, str],
+    stdout: pathlib.Path,
+    stderr: pathlib.Path,
+) -> None:
     for stream, file in ((1, stdout), (2, stderr)):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(stream, "wb"), line_buffering=True) for stream in (1, 2))
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
+    main(*arguments)
+
+
+def run_py(*arguments: str) -> None:
+    """Becomes run.py."""
     sys.argv = ["run.py", *arguments]
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")

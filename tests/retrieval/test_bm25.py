@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import math
 import random
+import threading
 import types
 
 import numpy as np
@@ -136,6 +138,29 @@ def test_a_killed_build_is_made_anew(tmp_path):
         BM25(KilledAt(TEXTS), tmp_path)
     assert not (tmp_path / "index.json").exists()
     assert BM25(Listed(TEXTS), tmp_path).search(["tree"], 4).passages.tolist() == [[2, 3, NONE, NONE]]
+
+
+def test_of_two_runs_that_want_the_index_one_makes_it_and_the_other_waits(tmp_path):
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Listed):
+        def __iter__(self):
+            begun.set()
+            assert go_on.wait(60)
+            return (self[number] for number in range(len(self)))
+
+    class Unread(Listed):
+        def __iter__(self):
+            raise AssertionError("made twice")
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(BM25, Slow(TEXTS), tmp_path)
+        assert begun.wait(60)
+        second = pool.submit(BM25, Unread(TEXTS), tmp_path)
+        assert not concurrent.futures.wait([second], timeout=0.2).done
+        go_on.set()
+        for run in (first, second):
+            assert run.result().search(["tree"], 2).passages.tolist() == [[2, 3]]
 
 
 def test_a_damaged_index(bm25):
