@@ -19,8 +19,10 @@ from collections.abc import Sequence
 
 from launch import parent
 
-if __name__ == "__main__" and parent.is_wanted(sys.argv):  # it needs nothing of what follows: JAX takes seconds
-    sys.exit(parent.run([sys.executable, *sys.argv]))
+if __name__ == "__main__":
+    if parent.is_wanted(sys.argv):  # it needs nothing of what follows: JAX takes seconds
+        sys.exit(parent.run([sys.executable, *sys.argv]))
+    parent.die_with()
 
 import gin
 
@@ -91,7 +93,6 @@ def _join_others(flags: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parent.die_with()
     status = main(sys.argv[1:])
     sys.stdout.flush()
     if status:

@@ -149,16 +149,17 @@ def ends_explained() -> Iterator[None]:
     """Around a run of several processes: lets an error that another's death has brought about wait for JAX's verdict.
 
     Where a process dies, what the others compute with it fails first; who it was is known when its heartbeats are
-    missed, and then JAX ends this process from C++. A defect of our own ends it at once.
+    missed, and then JAX ends this process from C++. A defect of our own, or memory that is full, ends it here.
     """
     try:
         yield
     except Exception as error:
         if _client() is None or isinstance(error, UserError | OSError | FloatingPointError):
             raise
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             time.sleep(2 * HEARTBEAT_SECONDS)
         traceback.print_exc()
+        part()
         os._exit(1)  # leaving Python, JAX would wait for the others, which wait for this process
 
 

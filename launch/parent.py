@@ -76,12 +76,13 @@ def greet(hosts: Mapping[int, str]) -> None:
     Args:
         hosts: process id → host name.
     """
-    with os.fdopen(int(os.environ[_PIPE]), "w") as pipe:
-        json.dump(hosts, pipe)
+    if _PIPE in os.environ:
+        with os.fdopen(int(os.environ[_PIPE]), "w") as pipe:
+            json.dump(hosts, pipe)
 
 
 def die_with() -> None:
-    """Lets this process die as soon as its parent does, however that ends. Only Linux can."""
+    """Lets a child die as soon as its parent does, however that ends. Only Linux can."""
     if _PIPE in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
 
