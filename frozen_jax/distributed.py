@@ -137,7 +137,7 @@ def all_stop(told: bool, done: int) -> bool:
         return told
     if told:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another has named a step already
-            client.key_value_set(_STOP, str(done + 1))
+            client.key_value_set(_STOP, str(done + 1), allow_overwrite=False)
     try:
         return done >= int(client.key_value_try_get(_STOP))
     except jax.errors.JaxRuntimeError:  # no such key

@@ -193,17 +193,22 @@ def row_share(mesh: Mesh) -> tuple[int, int]:
     Raises:
         UserError: if two processes have rows in common and others not.
     """
+    return _share([[device.process_index for device in devices] for devices in mesh.devices], jax.process_index())
+
+
+def _share(processes: Sequence[Sequence[int]], own: int) -> tuple[int, int]:
+    """As `row_share`, from the processes of the devices along `data` and `model`."""
     rows: dict[int, list[int]] = {}
-    for row, devices in enumerate(mesh.devices):
-        for process in {device.process_index for device in devices}:
+    for row, along_model in enumerate(processes):
+        for process in set(along_model):
             rows.setdefault(process, []).append(row)
     parts = sorted(set(map(tuple, rows.values())))
-    if sum(map(len, parts)) != len(mesh.devices):
+    if sum(map(len, parts)) != len(processes):
         raise UserError(
-            f"make_mesh.model = {mesh.shape['model']} splits a host's devices unevenly; let it divide their number, or "
+            f"make_mesh.model = {len(processes[0])} splits a host's devices unevenly; let it divide their number, or "
             "be a multiple of it"
         )
-    return parts.index(tuple(rows[jax.process_index()])), len(parts)
+    return parts.index(tuple(rows[own])), len(parts)
 
 
 def put_batch(batch: Batch, mesh: Mesh) -> Batch:

@@ -90,7 +90,8 @@ def objection(found: Sequence[Process], seconds: float) -> str | None:
         if process.count != first.count:
             return f"{process} is one of {process.count}, {first} one of {first.count}; give all the same number"
         if process.index == following.index and process is not following:
-            return f"two processes have the number {process.index}, on {process.host} and on {following.host}; give each its own --process_index"
+            hosts = f"on {process.host} and on {following.host}"
+            return f"two processes have the number {process.index}, {hosts}; give each its own --process_index"
     if missing := sorted(set(range(first.count)) - {process.index for process in found}):
         there, absent = (", ".join(map(str, some)) for some in ([process.index for process in found], missing))
         return f"of {first.count} processes only {there} came within {seconds:g} s; missing: {absent}"
@@ -133,7 +134,7 @@ def _serve(listener: socket.socket, count: int, deadline: float) -> None:
                 connection = stack.enter_context(listener.accept()[0])
                 connection.settimeout(_TRY_SECONDS)
                 came.append((connection, Process(**json.loads(_line(connection)))))
-        found = sorted((process for _, process in came), key=lambda process: process.index)
+        found = sorted((process for _, process in came), key=lambda process: (process.index, process.host))
         answer = json.dumps([dataclasses.asdict(process) for process in found]).encode() + b"\n"
         for connection, _ in came:
             with contextlib.suppress(OSError):

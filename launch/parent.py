@@ -50,9 +50,7 @@ def run(command: Sequence[str]) -> int:
     """
     told, tells = os.pipe()
     environment = {**os.environ, _PIPE: str(tells)}
-    child = subprocess.Popen(
-        command, stderr=subprocess.PIPE, env=environment, pass_fds=[tells], start_new_session=True
-    )
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, pass_fds=[tells], start_new_session=True)
     os.close(tells)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: child.send_signal(number))
