@@ -5,6 +5,7 @@
     python run.py --run_mode=curves --gin.MODEL_DIR=... --gin.curves.runs=...
     python run.py --run_mode=plan --gin_file=... --topology=v5p:4x4x4
     python run.py --run_mode=inspect --gin.MIXTURE_OR_TASK_NAME=sst2_from_validation
+    python run.py --gin_file=... --distributed [--coordinator_address=HOST:PORT --process_count=N --process_index=I]
 
 Flags and gin, then one function of frozen_jax. Nothing else lives here.
 """
@@ -16,7 +17,16 @@ import os
 import sys
 from collections.abc import Sequence
 
-from frozen_jax import cloud_storage, gin_config, preemption, runs
+from launch import parent
+
+if __name__ == "__main__":
+    if parent.is_wanted(sys.argv):  # it needs nothing of what follows: JAX takes seconds
+        sys.exit(parent.run([sys.executable, *sys.argv]))
+    parent.die_with()
+
+import gin
+
+from frozen_jax import cloud_storage, distributed, gin_config, preemption, runs
 from frozen_jax.errors import UserError
 from frozen_jax.runs import environment
 
@@ -40,8 +50,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--smallest", action="store_true", help="plan for the smallest slice of --topology=v5p that fits"
     )
+    parser.add_argument("--distributed", action="store_true", help="one process of several, one a host")
+    parser.add_argument("--coordinator_address", help="HOST:PORT of process 0, where the pod does not tell")
+    parser.add_argument("--process_count", type=int, help="of how many processes, where the pod does not tell")
+    parser.add_argument("--process_index", type=int, help="which of them, where the pod does not tell")
     flags, rest = parser.parse_known_args(arguments)
-    environment.prepare()
     preemption.listen()
     try:
         if unknown := [argument for argument in rest if not argument.startswith("--gin.")]:
@@ -55,7 +68,10 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError("--topology and --smallest are for --run_mode=plan")
         files = [os.path.join(os.path.dirname(__file__), name) for name in runs.GIN_FILES.get(flags.run_mode, [])]
         gin_config.parse([*files, *flags.gin_file], bindings, flags.gin_search_paths.split(","))
-        with gin_config.required_bindings_named(), cloud_storage.refusals_explained():
+        if flags.distributed:
+            _join_others(flags)
+        environment.prepare()
+        with distributed.ends_explained(), gin_config.required_bindings_named(), cloud_storage.refusals_explained():
             runs.MODES["dry_run" if flags.dry_run else flags.run_mode]()
     except (UserError, OSError, FloatingPointError) as error:  # the last two: forbidden folders, scores of nan
         print(f"error: {gin_config.one_line(error)}", file=sys.stderr)
@@ -68,11 +84,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _join_others(flags: argparse.Namespace) -> None:
+    """Connects this process with the others of its run."""
+    settings = f"{flags.run_mode} {flags.dry_run}\n{gin.config_str()}"
+    where = flags.coordinator_address, flags.process_count, flags.process_index
+    found = distributed.start(*where, settings=settings)
+    parent.greet({process.index: process.host for process in found})
+
+
 if __name__ == "__main__":
     status = main(sys.argv[1:])
     sys.stdout.flush()
-    if status in (2, preemption.EXIT_STATUS):
+    if status:
         # Everything is closed; threads that libraries leave behind have nothing to add to the one line.
         sys.stderr.flush()
+        distributed.part()
         os._exit(status)
     sys.exit(status)

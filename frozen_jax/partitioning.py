@@ -182,6 +182,35 @@ def check_heads(heads: int, mesh: Mesh, name: str) -> None:
         raise UserError(f"make_mesh.model = {ways} does not divide the {heads} heads of {name}; take one of {divisors}")
 
 
+def row_share(mesh: Mesh) -> tuple[int, int]:
+    """Returns which part of a batch's rows this process makes, and of how many.
+
+    Processes make different parts, unless the `model` axis reaches across them: those that it joins make the same one.
+
+    Args:
+        mesh: axes ('data', 'model').
+
+    Raises:
+        UserError: if two processes have rows in common and others not.
+    """
+    return _share([[device.process_index for device in devices] for devices in mesh.devices], jax.process_index())
+
+
+def _share(processes: Sequence[Sequence[int]], own: int) -> tuple[int, int]:
+    """As `row_share`, from the processes of the devices along `data` and `model`."""
+    rows: dict[int, list[int]] = {}
+    for row, along_model in enumerate(processes):
+        for process in set(along_model):
+            rows.setdefault(process, []).append(row)
+    parts = sorted(set(map(tuple, rows.values())))
+    if sum(map(len, parts)) != len(processes):
+        raise UserError(
+            f"make_mesh.model = {len(processes[0])} splits a host's devices unevenly; let it divide their number, or "
+            "be a multiple of it"
+        )
+    return parts.index(tuple(rows[own])), len(parts)
+
+
 def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     """Puts this process's rows of a batch onto the mesh as one global batch."""
     sharding = batch_sharding(mesh)

@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from frozen_jax import cloud_storage, freezing, partitioning, preemption
+from frozen_jax import cloud_storage, distributed, freezing, partitioning, preemption
 from frozen_jax.checkpoints import Checkpointer
 from frozen_jax.errors import UserError
 from frozen_jax.metrics import MetricWriter
@@ -203,7 +203,8 @@ def fit(
 
     Raises:
         UserError: if the loss or a gradient is not finite: names the step and its batch, and saves nothing of it.
-        Preempted: after SIGTERM, when the step is done and saved; at once while it evaluates, behind the last save.
+        Preempted: after SIGTERM to any process, when all have done and saved one step; at once in a process that
+            evaluates, behind the last save.
     """
     first = int(state.step)
     profiler = contextlib.ExitStack()
@@ -224,10 +225,11 @@ def fit(
                     scores = evaluate(split.model(state.trained))
                 writer.evaluation(done, scores)
                 checkpointer.save_best(done, state, scores)
-            if done % save_period == 0 or done == train_steps or told():
+            stop = distributed.all_stop(told(), done)
+            if done % save_period == 0 or done == train_steps or stop:
                 writer.flush()
                 checkpointer.save(done, state)
-            if told():
+            if stop:
                 checkpointer.wait()
                 raise preemption.Preempted(f": step {done} is saved")
         checkpointer.wait()

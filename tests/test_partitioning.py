@@ -101,3 +101,22 @@ def test_every_parameter_of_every_method_and_lm_has_logical_axes():
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("processes", "shares"),
+    [
+        ([[0], [0], [1], [1]], [(0, 2), (1, 2)]),
+        ([[0, 0], [1, 1]], [(0, 2), (1, 2)]),
+        ([[1, 1], [0, 0]], [(1, 2), (0, 2)]),
+        ([[0, 0, 1, 1], [2, 2, 3, 3]], [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        ([[0, 1]], [(0, 1), (0, 1)]),
+    ],
+)
+def test_processes_that_the_model_axis_joins_make_the_same_rows(processes, shares):
+    assert [partitioning._share(processes, own) for own in range(len(shares))] == shares
+
+
+def test_a_model_axis_that_joins_half_a_host_is_refused():
+    with pytest.raises(UserError, match="model = 3 splits a host's devices unevenly; let it divide their number"):
+        partitioning._share([[0, 0, 1], [1, 2, 2]], 0)

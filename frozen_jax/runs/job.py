@@ -74,7 +74,9 @@ class Job:
             UserError: see `cloud_storage.open_path`, `TaskData.check_encoder_tokenizer` and `TaskData.check_fits`.
         """
         prepare = self.method.prepare if self.method.prepares else None
-        object.__setattr__(self, "data", dataclasses.replace(self.data, prepare=prepare))  # the data knows no method
+        share = partitioning.row_share(self.mesh) if partitioning.is_here(self.mesh) else (0, 1)
+        # The data knows neither method nor mesh.
+        object.__setattr__(self, "data", dataclasses.replace(self.data, prepare=prepare, row_share=share))
         if not partitioning.is_here(self.mesh):
             return
         cloud_storage.open_path(self.model_dir)

@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Any
 
 import gin
-import jax
 import numpy as np
 from etils import epath
 
@@ -53,6 +52,7 @@ class TaskData:
         train_half: train on this half of the examples alone, 0 or 1, see `ordering.half`: for cross-fitting, where one
             module is trained on what another says of examples that it has not seen. None is all.
         prepare: of the method, where it has one; `Job` sets it.
+        row_share: which part of a training batch this process makes, of how many; `Job` sets it.
     """
 
     mixture_or_task_name: str = gin.REQUIRED  # pyright: ignore[reportAssignmentType]
@@ -71,6 +71,7 @@ class TaskData:
     train_examples: int | None = None
     train_half: int | None = None
     prepare: Prepare | None = None
+    row_share: tuple[int, int] = (0, 1)
 
     def check_encoder_tokenizer(self) -> None:
         """Raises UserError for an encoder's tokenizer that is bound and that nothing would be tokenized with."""
@@ -115,6 +116,7 @@ class TaskData:
 
     def train_batches(self) -> Batches:
         """Returns the training batches."""
+        index, count = self.row_share
         tokens, lengths, tokenizer = self._train_tokens(), self.task_feature_lengths, lm_tokenizer()
         if (text := self._encoder_text()) is not None:
             tokens, lengths = controls.train_on_text(tokens, text), {**lengths, ENCODER_INPUTS: len(text)}
@@ -125,8 +127,8 @@ class TaskData:
             buckets=all_buckets(lengths, self.buckets, tokenizer.frame_length),
             length_window=self.length_window,
             pad_id=tokenizer.pad_id,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=index,
+            process_count=count,
         )
 
     def eval_tasks(self, split: str) -> list[EvalTask]:

@@ -86,7 +86,7 @@ def train(
     validation = job.data.eval_tasks("validation") if eval_period else []
     best_metric = best_metric if eval_period else None
     _check_best_metric(best_metric, [task.name for task in validation])
-    reported = job.data.eval_tasks(report_split) if report_split and jax.process_index() == 0 else []
+    reported = job.data.eval_tasks(report_split) if report_split else []
     failures: list[str] = []
     description = describe(
         job.method,
@@ -176,8 +176,9 @@ def _report(job: Job, tasks: Sequence[EvalTask], alone: bool, *, steps: int, sec
             f"Results: {job.directory}",
         ]
     )
-    (job.directory / "report.md").write_text(text + "\n")
-    print(text)
+    if jax.process_index() == 0:
+        (job.directory / "report.md").write_text(text + "\n")
+        print(text)
     return report.failures(*columns.values())
 
 
