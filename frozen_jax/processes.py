@@ -4,14 +4,14 @@
     the first        looks at shared files and writes them; what it finds there goes for all
 
 Evaluation, inference and preparing run everywhere alike, so that all hold the same answers without asking. What could
-differ is asked of one: files, which a shared disk shows to some hosts later than to others, and clocks. An error that is
-raised where one looks is raised everywhere, so that none waits for another that has ended.
+differ is asked of one: files, which a shared disk shows to some hosts later than to others, and clocks. An error
+that is raised where one looks is raised everywhere, so that none waits for another that has ended.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -30,6 +30,11 @@ def are_several() -> bool:
 def is_first() -> bool:
     """Returns whether this is the process that writes shared files and speaks to people."""
     return not are_several() or jax.process_index() == 0
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """Returns this process's part of things that are divided among all: of n processes, every n-th."""
+    return items[jax.process_index() :: jax.process_count()] if are_several() else items
 
 
 def wait(name: str) -> None:

@@ -6,6 +6,9 @@
 
 Every chunk is a file of its own, whole or not there, so that it may lie on gs:// as well. What is made otherwise lies
 in another folder; nothing is ever taken for something else.
+
+Several processes make every row together, as the work on devices has to be, or all alike, as texts are: the first one
+writes it, and says what is there.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from etils import epath
 from jaxtyping import Shaped
 from tqdm import tqdm
 
-from frozen_jax import cloud_storage
+from frozen_jax import cloud_storage, processes
 from frozen_jax.errors import UserError
 
 FORMAT = 1  # another number makes everything anew: for the day on which stages make other rows of the same settings
@@ -75,15 +78,15 @@ class Chunks:
             cloud_storage.refusals_explained(self.folder),
             tqdm(initial=done, total=self.total, unit=unit, desc=self.folder.name, disable=None) as bar,
         ):
-            self.folder.mkdir(parents=True, exist_ok=True)
             cloud_storage.write_whole(self.folder / "made.json", self._made)
             for rows in missing:
                 _write(self._file(rows.start), compute(rows))
                 bar.update(len(rows))
+        processes.wait(self.folder.name)  # only now can others read what the first has written
 
     def missing(self) -> list[range]:
         """The chunks that are not there yet, each by the numbers of its rows."""
-        return [rows for rows in self._chunks() if not self._file(rows.start).exists()]
+        return processes.from_first(lambda: [rows for rows in self._chunks() if not self._file(rows.start).exists()])
 
     def __iter__(self) -> Iterator[Rows]:
         """The chunks, in order.
@@ -106,12 +109,12 @@ class Chunks:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def whole(self) -> Rows:
-        """All rows in one.
+        """All rows in one, read by the first process.
 
         Raises:
             UserError: if a chunk is missing or damaged.
         """
-        chunks = list(self)
+        chunks = processes.from_first(lambda: list(self))
         return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
     def _chunks(self) -> list[range]:

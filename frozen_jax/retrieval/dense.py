@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
-import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -104,11 +103,6 @@ class Dense(Retriever):
         if self._vectors is not None:
             file = self._vectors
             return ExactSearch(lambda start, stop: file[start:stop], len(file), file.shape[1], self._mesh, **how)
-        if jax.process_count() > 1 and self._chunks.missing():
-            raise UserError(
-                f"{self._chunks.folder} lacks vectors, and several processes would make the same ones; "
-                "let one make them"
-            )
         self._chunks.fill(self._encoded, "passage")
         width = self._chunks.part(0, 1)["vectors"].shape[1]
         return ExactSearch(self._part, len(self.corpus), width, self._mesh, **how)

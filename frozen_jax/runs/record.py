@@ -7,6 +7,7 @@ moment, and thousands of them, with what was measured on every example, are as q
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -22,6 +23,7 @@ from frozen_jax.answering import EvalExample, EvalTask
 from frozen_jax.errors import UserError
 from frozen_jax.evaluation import PerExample, TaskResult, evaluate
 from frozen_jax.lm.base import LanguageModel
+from frozen_jax.processes import from_first
 from frozen_jax.runs.matrix import Figure, Subject
 
 FORMAT = 2
@@ -73,7 +75,7 @@ class Record:
         self._digest = digest(lm)
         settings = {name: value for name, value in gin_config.bound_to("evaluate").items() if name not in _INDIFFERENT}
         self._settings = json.dumps(settings, sort_keys=True, default=str)
-        self._figures, self._set_aside = _read(path)
+        self._figures, self._set_aside = from_first(functools.partial(_read, path))
         self._lines = {key: _line(figure) for key, figure in self._figures.items()}
         self._not_before = 0.0
         if self._figures:
