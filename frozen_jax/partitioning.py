@@ -152,7 +152,8 @@ def split_further(shape: Sequence[int], sharding: NamedSharding) -> NamedShardin
     """
     mesh, spec = sharding.mesh, list(sharding.spec) + [None] * (len(shape) - len(sharding.spec))
     split = [(axes,) if isinstance(axes, str) else tuple(axes or ()) for axes in spec]
-    for axis in set(mesh.axis_names) - {name for axes in split for name in axes}:
+    taken = {name for axes in split for name in axes}
+    for axis in (name for name in mesh.axis_names if name not in taken):  # the same order in every process
         for place, size in enumerate(shape):
             if size % math.prod(mesh.shape[name] for name in (*split[place], axis)) == 0:
                 split[place] = (*split[place], axis)

@@ -6,6 +6,7 @@ The function is given a folder, and returns what is compared. One process alone 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import os
 import pathlib
@@ -17,7 +18,7 @@ from typing import Any
 
 import jax
 
-_SECONDS = 300
+_SECONDS = 600
 _ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -51,6 +52,7 @@ def run(function: str, count: int, folder: pathlib.Path) -> list[Any]:
 
 
 def _main(function: str, port: str, count: str, index: str, folder: str) -> None:
+    faulthandler.dump_traceback_later(_SECONDS - 30)  # where it hangs
     if int(count) > 1:
         address = f"localhost:{port}"
         jax.distributed.initialize(coordinator_address=address, num_processes=int(count), process_id=int(index))
