@@ -147,8 +147,8 @@ def sharding_for(path: str, shape: Sequence[int], mesh: Mesh, rules: str = "stan
 def split_further(shape: Sequence[int], sharding: NamedSharding) -> NamedSharding:
     """Returns how to split an array so that no two devices have the same part, as far as its sizes allow.
 
-    The mesh's axes that a sharding leaves out split the first axis that they divide: layers, or rows, which lie together
-    in files.
+    The mesh's axes that a sharding leaves out split the first axis that they divide: layers, or rows, which files keep
+    together.
     """
     mesh, spec = sharding.mesh, list(sharding.spec) + [None] * (len(shape) - len(sharding.spec))
     split = [(axes,) if isinstance(axes, str) else tuple(axes or ()) for axes in spec]

@@ -25,7 +25,7 @@ from frozen_jax.retrieval.dense import Dense
 from frozen_jax.retrieval.encoders import Tower
 from frozen_jax.runs import record
 from frozen_jax.runs.evaluate import evaluate_module
-from frozen_jax.runs.infer import _answer_lines, _Answer, _ask
+from frozen_jax.runs.infer import _Answer, _answer_lines, _ask
 from tests import fake_model, tiny_tokenizer
 from tests.lm.pretrained.written import FIXTURES, GATED
 from tests.processes import run
