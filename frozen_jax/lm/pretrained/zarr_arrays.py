@@ -72,9 +72,8 @@ def open_zarr(database: KvSpec, path: str, where: str) -> StoredArray:
     """
     spec = {"driver": "zarr", "kvstore": {**database, "path": f"{database.get('path', '')}{path}/"}}
     with _reading(f"{where}/{path}", "missing, corrupt or cut short"):
-        store: Any = tensorstore.open(
-            spec, open=True, read=True, context=_CHUNKS_KEPT
-        ).result()  # its stubs make every property optional
+        opening = tensorstore.open(spec, open=True, read=True, context=_CHUNKS_KEPT)
+        store: Any = opening.result()  # its stubs make every property optional
         keys = store.kvstore.list().result()
     chunks = sum(not key.startswith(b".z") for key in keys)
     grid = zip(store.shape, store.chunk_layout.write_chunk.shape, strict=True)
