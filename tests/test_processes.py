@@ -205,7 +205,7 @@ def test_weights_are_read_once_between_all(request, alone, count):
     for how in ("whole", "split"):
         shares, marks, digests = zip(*(one[how] for one in found), strict=True)
         assert 2 <= sum(shares) < 2.1  # norms that nothing divides, more than once
-        assert max(shares) < 2.2 / len(found)
+        assert max(shares) < 2.4 / len(found)  # arrays, of which each has a fingerprint, are of many sizes
         assert {*marks} == {alone[1][how][1]}
         assert {*digests} == {alone[1][how][2]}
 
