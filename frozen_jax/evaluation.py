@@ -27,7 +27,6 @@ from frozen_jax.answering import Answers, EvalExample, EvalTask, Model, Rows, an
 from frozen_jax.errors import UserError
 from frozen_jax.intervals import Interval
 from frozen_jax.prepared import SHOWN, texts
-from frozen_jax.processes import from_first
 from frozen_jax.retrieval.chunks import Chunks
 
 
@@ -135,8 +134,7 @@ def evaluate(
         answers = answer(rows, task, *how) if kept is None else _answered(rows, task, how, kept, 2 * batch_size)
         if predictions_dir is not None:
             write_predictions(epath.Path(predictions_dir) / f"{task.name}-{task.split}.jsonl", task, answers)
-        # Once for all: a metric is anybody's code, and its figure may decide which state is kept.
-        results[task.name] = from_first(functools.partial(judge, task, answers))
+        results[task.name] = judge(task, answers)
     return results
 
 

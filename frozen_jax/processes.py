@@ -10,14 +10,16 @@ that is raised where one looks is raised everywhere, so that none waits for anot
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from flax.serialization import msgpack_restore, msgpack_serialize
 from jax.experimental import multihost_utils
 from jaxtyping import Shaped, UInt8
+
+from frozen_jax.errors import UserError
 
 T = TypeVar("T")
 
@@ -51,16 +53,17 @@ def from_first(look: Callable[[], T]) -> T:
     """Lets the first process look, and returns what it found in every process.
 
     Args:
-        look: what is done there alone, such as reading a file. What it returns is pickled: it comes from this very run.
+        look: what is done there alone, such as reading a file. Returns what msgpack knows: texts, bytes, numbers, None,
+            arrays, and lists and dictionaries of them; of a tuple becomes a list.
 
     Raises:
-        Exception: everywhere, what `look` raised.
+        UserError: with the message of what `look` raised, which the first process itself raises as it is.
     """
     if not are_several():
         return look()
-    packed = _packed(look) if is_first() else b""
+    packed, error = _packed(look) if is_first() else (b"", None)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(packed))))
-    return _unpacked(multihost_utils.broadcast_one_to_all(_padded(packed, size)))
+    return _unpacked(multihost_utils.broadcast_one_to_all(_padded(packed, size)), size, error)
 
 
 def from_each(look: Callable[[], T]) -> list[T]:
@@ -70,13 +73,14 @@ def from_each(look: Callable[[], T]) -> list[T]:
         look: what each does; see `from_first`.
 
     Raises:
-        Exception: everywhere, what `look` raised in the first process in which it did.
+        UserError: as `from_first`, if it raised in any.
     """
     if not are_several():
         return [look()]
-    packed = _packed(look)
-    size = int(multihost_utils.process_allgather(np.int32(len(packed))).max())
-    return [_unpacked(row) for row in multihost_utils.process_allgather(_padded(packed, size))]
+    packed, error = _packed(look)
+    sizes = multihost_utils.process_allgather(np.int32(len(packed))).tolist()
+    rows = multihost_utils.process_allgather(_padded(packed, max(sizes)))
+    return [_unpacked(row, size, error) for row, size in zip(rows, sizes, strict=True)]
 
 
 def whole(array: Shaped[Any, "..."]) -> Shaped[np.ndarray, "..."]:
@@ -90,22 +94,22 @@ def whole(array: Shaped[Any, "..."]) -> Shaped[np.ndarray, "..."]:
     return np.asarray(array)
 
 
-def _packed(look: Callable[[], Any]) -> bytes:
+def _packed(look: Callable[[], Any]) -> tuple[bytes, Exception | None]:
     try:
-        return pickle.dumps((look(), None))
+        return msgpack_serialize({"found": look()}), None
     except Exception as error:
-        return pickle.dumps((None, error))
+        return msgpack_serialize({"error": " ".join(f"{error or type(error).__name__}".split())}), error
 
 
 def _padded(packed: bytes, size: int) -> UInt8[np.ndarray, " bytes"]:
-    """To a power of two: every size is a program of its own. Pickles end by themselves."""
+    """To a power of two: every size is a program of its own."""
     found = np.zeros(1 << size.bit_length(), np.uint8)
     found[: len(packed)] = np.frombuffer(packed, np.uint8)
     return found
 
 
-def _unpacked(packed: UInt8[np.ndarray, " bytes"]) -> Any:
-    found, error = pickle.loads(packed.tobytes())
-    if error is not None:
-        raise error
-    return found
+def _unpacked(packed: UInt8[np.ndarray, " bytes"], size: int, own: Exception | None) -> Any:
+    found = msgpack_restore(packed[:size].tobytes())
+    if "error" in found:
+        raise own or UserError(found["error"])
+    return found["found"]

@@ -81,7 +81,7 @@ class BM25(Retriever):
         Returns:
             The best passages of each question; none for one that shares no word with any.
         """
-        return processes.from_first(lambda: self._search(questions, count))
+        return Hits(**processes.from_first(lambda: self._search(questions, count)._asdict()))
 
     def _search(self, questions: Sequence[str], count: int) -> Hits:
         passages = np.full((len(questions), count), NONE, np.int64)

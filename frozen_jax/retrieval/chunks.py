@@ -13,6 +13,7 @@ writes it, and says what is there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -86,15 +87,20 @@ class Chunks:
 
     def missing(self) -> list[range]:
         """The chunks that are not there yet, each by the numbers of its rows."""
-        return processes.from_first(lambda: [rows for rows in self._chunks() if not self._file(rows.start).exists()])
+        starts = processes.from_first(
+            lambda: [rows.start for rows in self._chunks() if not self._file(rows.start).exists()]
+        )
+        return [rows for rows in self._chunks() if rows.start in starts]
 
     def __iter__(self) -> Iterator[Rows]:
-        """The chunks, in order.
+        """The chunks, in order, read by the first process.
 
         Raises:
             UserError: if one is missing or damaged.
         """
-        return (_read(self._file(rows.start)) for rows in self._chunks())
+        files = [self._file(rows.start) for rows in self._chunks()]
+        contents = processes.from_first(lambda: [_content(file) for file in files])
+        return (_rows(file, content) for file, content in zip(files, contents, strict=True))
 
     def part(self, start: int, stop: int) -> Rows:
         """The rows from `start` up to, but not with, `stop`; no other chunk than theirs is read.
@@ -104,17 +110,18 @@ class Chunks:
         """
         parts = []
         for rows in self._chunks()[start // self.size : math.ceil(stop / self.size)]:
+            file = self._file(rows.start)
             here = slice(max(0, start - rows.start), stop - rows.start)
-            parts.append({name: array[here] for name, array in _read(self._file(rows.start)).items()})
+            parts.append({name: array[here] for name, array in _rows(file, _content(file)).items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def whole(self) -> Rows:
-        """All rows in one, read by the first process.
+        """All rows in one.
 
         Raises:
             UserError: if a chunk is missing or damaged.
         """
-        chunks = processes.from_first(lambda: list(self))
+        chunks = list(self)
         return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
     def _chunks(self) -> list[range]:
@@ -131,10 +138,20 @@ def _write(file: epath.Path, rows: Rows) -> None:
     cloud_storage.write_whole(file, stream.getvalue())
 
 
-def _read(file: epath.Path) -> Rows:
+def _content(file: epath.Path) -> bytes:
+    with _damage_told(file):
+        return file.read_bytes()
+
+
+def _rows(file: epath.Path, content: bytes) -> Rows:
+    with _damage_told(file):
+        found = np.load(io.BytesIO(content), allow_pickle=False)
+        return {name: found[name] for name in found.files}
+
+
+@contextlib.contextmanager
+def _damage_told(file: epath.Path) -> Iterator[None]:
     try:
-        with file.open("rb") as stream:
-            found = np.load(io.BytesIO(stream.read()), allow_pickle=False)
-            return {name: found[name] for name in found.files}
+        yield
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{file} is missing or damaged ({error}); delete it, and it is made anew") from error

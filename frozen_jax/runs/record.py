@@ -7,7 +7,6 @@ moment, and thousands of them, with what was measured on every example, are as q
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -75,7 +74,7 @@ class Record:
         self._digest = digest(lm)
         settings = {name: value for name, value in gin_config.bound_to("evaluate").items() if name not in _INDIFFERENT}
         self._settings = json.dumps(settings, sort_keys=True, default=str)
-        self._figures, self._set_aside = from_first(functools.partial(_read, path))
+        self._figures, self._set_aside = _read(path)
         self._lines = {key: _line(figure) for key, figure in self._figures.items()}
         self._not_before = 0.0
         if self._figures:
@@ -176,10 +175,11 @@ def _hash(*texts: str) -> str:
 
 def _read(path: epath.Path) -> tuple[dict[str, Figure], dict[str, Any]]:
     """The figures and the last verdict. Where a metric failed the figure is left out, to be measured anew."""
-    if not path.exists():
-        return {}, {}
     try:
-        found = json.loads(path.read_text())
+        text = from_first(lambda: path.read_text() if path.exists() else None)
+        if text is None:
+            return {}, {}
+        found = json.loads(text)
         if found["format"] != FORMAT:
             raise ValueError(f"its format is {found['format']}, not {FORMAT}")
         figures = {key: _figure(stored) for key, stored in found["figures"].items()}

@@ -62,7 +62,7 @@ def check_tied_head(source: str, arrays: Mapping[str, StoredArray], table: str) 
     embedding, head = arrays.get("token_embedder/embedding"), arrays.get("decoder/logits_dense/kernel")
     if embedding is None or head is None:
         return
-    equal = processes.from_first(lambda: np.array_equal(head.read_all().T, embedding.read_all()))
+    equal = processes.from_first(lambda: bool(np.array_equal(head.read_all().T, embedding.read_all())))
     if not equal:
         raise UserError(
             f"{source}: config.json ties the head to the embeddings, but lm_head.weight differs from {table}; "
