@@ -151,7 +151,7 @@ def split_further(shape: Sequence[int], sharding: NamedSharding) -> NamedShardin
     together.
     """
     mesh, spec = sharding.mesh, list(sharding.spec) + [None] * (len(shape) - len(sharding.spec))
-    split = [(axes,) if isinstance(axes, str) else tuple(axes or ()) for axes in spec]
+    split: list[tuple[str, ...]] = [(axes,) if isinstance(axes, str) else tuple(axes or ()) for axes in spec]
     taken = {name for axes in split for name in axes}
     for axis in (name for name in mesh.axis_names if name not in taken):  # the same order in every process
         for place, size in enumerate(shape):

@@ -54,7 +54,7 @@ def from_first(look: Callable[[], T]) -> T:
 
     Args:
         look: what is done there alone, such as reading a file. Returns what msgpack knows: texts, bytes, numbers, None,
-            arrays, and lists and dictionaries of them; of a tuple becomes a list.
+            arrays, and lists and dictionaries of them.
 
     Raises:
         UserError: with the message of what `look` raised, which the first process itself raises as it is.

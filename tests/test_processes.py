@@ -57,7 +57,7 @@ def agreeing():
         return jax.process_index()
 
     found = [processes.from_each(jax.process_index), processes.from_first(jax.process_index)]
-    found.append(sum(map(len, processes.from_each(lambda: processes.share(range(7))))))
+    found.append(sum(map(len, processes.from_each(lambda: list(processes.share(range(7)))))))
     with pytest.raises(UserError, match="of the second"):
         processes.from_each(fail_in_second)
     with pytest.raises(UserError, match="one process in a terminal"):
