@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from frozen_jax.batching import SMALLEST_BUCKET, Tokens, bucket_of, default_buckets, pad, rounded_up
 from frozen_jax.errors import UserError
+from frozen_jax.processes import whole
 from frozen_jax.types import Array, EncoderInputs
 
 _SHORTEST_TARGET = 4  # tokens; a program for two would cost more than the two save
@@ -166,7 +167,7 @@ class Rows:
             texts = [text for row in rows for text in [*targets[row], *[nothing] * (most - len(targets[row]))]]
             answers, answers_lengths = self._padded(texts, bucket_of(max(map(len, texts)), buckets))
             found = self._model.score(tokens, answers, targets_lengths=answers_lengths, **read)
-            return np.asarray(found, np.float64).reshape(len(rows), most)
+            return whole(found).astype(np.float64).reshape(len(rows), most)
 
         found = self.in_batches("score", scores, examples)
         if np.isnan(found).any():
@@ -217,7 +218,7 @@ class Rows:
                 width = bucket_of(len(inputs[rows[0]]), buckets)
                 tokens, lengths = self._padded([inputs[row] for row in filled], width)
                 read = {"inputs_lengths": lengths, **_encoder_inputs([encoder_inputs[row] for row in filled])}
-                results = np.asarray(call(filled, tokens, **read))
+                results = whole(call(filled, tokens, **read))
                 for row, result in zip(rows, results, strict=False):
                     found[row] = result
                 bar.update(len(rows))

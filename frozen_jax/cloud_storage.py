@@ -24,6 +24,7 @@ from typing import Any
 
 from etils import epath
 
+from frozen_jax import processes
 from frozen_jax.errors import UserError
 
 os.environ.setdefault("EPATH_USE_TF", "false")  # epath looks when the first path is used
@@ -62,10 +63,18 @@ def is_cloud(path: epath.PathLike) -> bool:
 def write_whole(path: epath.Path, content: str | bytes) -> None:
     """Writes a file that is there whole or, after a kill, as it was before; its folder is made.
 
+    Of several processes the first one writes: the file is shared by all.
+
     Args:
         path: of the file. On `gs://` an object appears at once; a renaming would add a dozen requests.
         content: what it holds from now on.
     """
+    if processes.is_first():
+        write_own(path, content)
+
+
+def write_own(path: epath.Path, content: str | bytes) -> None:
+    """As `write_whole`, in every process: for caches, of which each host has its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
     place = path if is_cloud(path) else path.parent / f"{_begun(path)}.unfinished"
     if isinstance(content, bytes):

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from frozen_jax import processes
 from frozen_jax.errors import UserError
 
 Rules = Sequence[tuple[str, str]]
@@ -117,7 +118,7 @@ def digest(parameters: Mapping[Any, Any]) -> str:
     """
     found = hashlib.sha256()
     for path in sorted(parameters, key=str):
-        array = np.asarray(parameters[path])
+        array = processes.whole(parameters[path])
         found.update(f"{path} {array.dtype} {array.shape}\n".encode())
         found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found.hexdigest()

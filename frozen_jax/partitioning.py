@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import gin
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Shaped
 
 from frozen_jax.errors import UserError
@@ -143,6 +144,23 @@ def sharding_for(path: str, shape: Sequence[int], mesh: Mesh, rules: str = "stan
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 
+def split_further(shape: Sequence[int], sharding: NamedSharding) -> NamedSharding:
+    """Returns how to split an array so that no two devices have the same part, as far as its sizes allow.
+
+    The mesh's axes that a sharding leaves out split the first axis that they divide: layers, or rows, which files keep
+    together.
+    """
+    mesh, spec = sharding.mesh, list(sharding.spec) + [None] * (len(shape) - len(sharding.spec))
+    split: list[tuple[str, ...]] = [(axes,) if isinstance(axes, str) else tuple(axes or ()) for axes in spec]
+    taken = {name for axes in split for name in axes}
+    for axis in (name for name in mesh.axis_names if name not in taken):  # the same order in every process
+        for place, size in enumerate(shape):
+            if size % math.prod(mesh.shape[name] for name in (*split[place], axis)) == 0:
+                split[place] = (*split[place], axis)
+                break
+    return NamedSharding(mesh, PartitionSpec(*split))
+
+
 def place(parameters: Mapping[str, Shaped[Array, "..."]], mesh: Mesh) -> dict[str, jax.Array]:
     """Puts parameters where they live, see `sharding_for`.
 
@@ -150,7 +168,26 @@ def place(parameters: Mapping[str, Shaped[Array, "..."]], mesh: Mesh) -> dict[st
         parameters: path → array.
         mesh: axes ('data', 'model').
     """
-    return {path: jax.device_put(array, sharding_for(path, array.shape, mesh)) for path, array in parameters.items()}
+    return {path: put(array, sharding_for(path, array.shape, mesh)) for path, array in parameters.items()}
+
+
+def put(array: Shaped[Array, "..."], sharding: Sharding) -> jax.Array:
+    """Puts an array onto devices, which may be those of several processes: each has the array, and fills its own.
+
+    Args:
+        array: on the host, the same everywhere, or on devices.
+        sharding: where it shall live.
+    """
+    if sharding.is_fully_addressable or (isinstance(array, jax.Array) and not array.is_fully_addressable):
+        return jax.device_put(array, sharding)
+    host = np.asarray(array)  # device_put would ask all processes whether theirs is the same, at every call
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def mesh_of(parameter: Shaped[Array, "..."]) -> Mesh | None:
+    """Returns the mesh on which a parameter lives; None if it is on none, or is an array of the host."""
+    mesh = getattr(getattr(parameter, "sharding", None), "mesh", None)
+    return mesh if isinstance(mesh, Mesh) else None
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -221,14 +258,16 @@ Rows = Shaped[Array, "..."] | EncoderInputs | None
 
 
 def spread_rows(arrays: Sequence[Rows], like: Shaped[Array, "..."]) -> Sequence[Rows]:
-    """Splits rows over the `data` axis of the mesh on which the parameter `like` lives, where the axis divides them.
+    """Splits rows over the `data` axis of the mesh on which the parameter `like` lives.
+
+    Where the axis does not divide them, every device has them all.
 
     Args:
         arrays: the first has B rows, the others B or a multiple of it; those of `EncoderInputs` too.
         like: any parameter of the model that will read them.
     """
-    sharding = like.sharding if isinstance(like, jax.Array) else None
-    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
-    if not isinstance(mesh, Mesh) or len(jax.tree.leaves(arrays)[0]) % mesh.shape["data"]:
+    if (mesh := mesh_of(like)) is None:
         return arrays
-    return [jax.device_put(array, batch_sharding(mesh)) for array in arrays]
+    uneven = len(jax.tree.leaves(arrays)[0]) % mesh.shape["data"]
+    sharding = replicated(mesh) if uneven else batch_sharding(mesh)
+    return [jax.tree.map(lambda rows: put(rows, sharding), array) for array in arrays]

@@ -65,6 +65,15 @@ def test_two_dimensional_rules_split_the_width_too():
     assert sharding.spec == jax.sharding.PartitionSpec(None, "model", "data")
 
 
+def test_split_further_no_two_devices_have_the_same_part():
+    mesh, spec = tiny.mesh(4, 2), jax.sharding.PartitionSpec
+    living = jax.sharding.NamedSharding(mesh, spec(None, "model"))
+    wanted = {(8, 32, 16): spec("data", "model", None), (6, 32, 16): spec(None, ("model", "data"), None)}
+    for shape, split in wanted.items():
+        assert partitioning.split_further(shape, living).spec == split
+    assert partitioning.split_further((6,), partitioning.replicated(mesh)).spec == spec("model")
+
+
 def test_biases_are_split_as_the_columns_they_are_added_to():
     sharding = partitioning.sharding_for("decoder/layers/self_attention/query/bias", (2, 32), tiny.mesh(4, 2))
     assert sharding.spec == jax.sharding.PartitionSpec(None, "model")

@@ -231,7 +231,7 @@ class Proposer:
     def _with_trained(self) -> Method:
         """p1 around the LM, on the LM's mesh."""
         graphdef, _, frozen = freezing.split(self.method, self._mask())
-        mesh = getattr(jax.tree.leaves(nnx.state(self.method.lm))[0].sharding, "mesh", None)
+        mesh = partitioning.mesh_of(jax.tree.leaves(nnx.state(self.method.lm))[0])
         trained = jax.tree.map(jnp.asarray, self._trained) if mesh is None else partitioning.place(self._trained, mesh)
         return freezing.merge(graphdef, trained, frozen)
 

@@ -28,6 +28,7 @@ from frozen_jax.errors import UserError
 from frozen_jax.lm.decoding import Limits, Strategy, Texts
 from frozen_jax.lm.layers import take_apart
 from frozen_jax.partitioning import spread_rows
+from frozen_jax.processes import whole
 from frozen_jax.types import Array, EncoderInputs
 
 _STEPS_BETWEEN_LOOKS = 8  # where texts end at strings, which only the host can see
@@ -180,13 +181,13 @@ class Writer:
         if self.stop.strings and isinstance(running.state, Texts):  # hypotheses of a beam are only cut, at the end
             running = self._looked_at(running, texts)
             texts = self.strategy.texts(running.state)
-        failed = np.asarray(texts.failed)
+        failed = whole(texts.failed)
         if failed.any():
-            example, length = (int(np.asarray(x)[failed.argmax()]) for x in (texts.ids, texts.lengths.max(axis=1)))
+            example, length = (int(whole(x)[failed.argmax()]) for x in (texts.ids, texts.lengths.max(axis=1)))
             raise UserError(
                 f"input {example}: the logits of its token {length} are not numbers; are the weights whole?"
             )
-        return running, np.asarray(texts.all_ended())
+        return running, whole(texts.all_ended())
 
     def refill(self, running: Running, new: Running, places: Int[np.ndarray, " N"]) -> Running:
         """Puts new inputs in the place of those that have ended."""
@@ -195,7 +196,7 @@ class Writer:
     def results(self, running: Running, places: Sequence[int]) -> Iterator[tuple[int, Generated]]:
         """Yields what some inputs have written."""
         texts = self.strategy.texts(running.state)
-        written = [np.asarray(part) for part in (texts.tokens, texts.lengths, texts.log_probs)]
+        written = [whole(part) for part in (texts.tokens, texts.lengths, texts.log_probs)]
         for place in places:
             yield place, self._ended(*(part[place] for part in written))
 
@@ -211,7 +212,7 @@ class Writer:
 
     def _looked_at(self, running: Running, texts: Texts) -> Running:
         """Ends the rows that have written one of the strings."""
-        tokens, lengths, ended = (np.asarray(part) for part in (texts.tokens, texts.lengths, texts.ended))
+        tokens, lengths, ended = (whole(part) for part in (texts.tokens, texts.lengths, texts.ended))
         found = [
             bool(done) or self.stop.length(row[:length].tolist()) is not None
             for row, length, done in zip(

@@ -9,6 +9,8 @@ counts once (which finds HotpotQA's gold paragraphs a little more often). Questi
 quote, colon or OR in them means anything. tantivy has k1 = 1.2 and b = 0.75, which cannot be set, and keeps lengths in
 one byte, so that passages of about equal length count as equally long: ties are common. Equal scores stand in the order
 of the passages' numbers.
+
+Of several processes the first one has the index, which may lie on its host's disk, and tells the others what it finds.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import tantivy
 from etils import epath
 from tqdm import tqdm
 
-from frozen_jax import cloud_storage
+from frozen_jax import cloud_storage, processes
 from frozen_jax.errors import UserError
 from frozen_jax.retrieval.base import NONE, Corpus, Hits, Retriever
 
@@ -64,9 +66,7 @@ class BM25(Retriever):
         self._stemming = stemming
         self._analyzer = _analyzer(stemming)
         self._schema = _schema()
-        if not self._is_built():
-            self._build()
-        self._searcher = self._open().searcher()
+        processes.from_first(self._begin)
 
     @property
     def made(self) -> Mapping[str, Any]:
@@ -83,6 +83,9 @@ class BM25(Retriever):
         Returns:
             The best passages of each question; none for one that shares no word with any.
         """
+        return Hits(**processes.from_first(lambda: self._search(questions, count)._asdict()))
+
+    def _search(self, questions: Sequence[str], count: int) -> Hits:
         passages = np.full((len(questions), count), NONE, np.int64)
         scores = np.full((len(questions), count), -np.inf, np.float32)
         with concurrent.futures.ThreadPoolExecutor() as pool:  # tantivy lets go of Python's lock while it searches
@@ -90,6 +93,11 @@ class BM25(Retriever):
                 for column, (score, number) in enumerate(hits):
                     passages[row, column], scores[row, column] = number, -score
         return Hits(passages, scores)
+
+    def _begin(self) -> None:
+        if not self._is_built():
+            self._build()
+        self._searcher = self._open().searcher()
 
     def _best(self, question: str, count: int) -> list[tuple[float, int]]:
         """The best passages: minus their scores, and their numbers."""

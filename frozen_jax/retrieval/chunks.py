@@ -6,10 +6,14 @@
 
 Every chunk is a file of its own, whole or not there, so that it may lie on gs:// as well. What is made otherwise lies
 in another folder; nothing is ever taken for something else.
+
+Several processes make every row together, as the work on devices has to be, or all alike, as texts are: the first one
+writes it, and says what is there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -23,7 +27,7 @@ from etils import epath
 from jaxtyping import Shaped
 from tqdm import tqdm
 
-from frozen_jax import cloud_storage
+from frozen_jax import cloud_storage, processes
 from frozen_jax.errors import UserError
 
 FORMAT = 1  # another number makes everything anew: for the day on which stages make other rows of the same settings
@@ -75,23 +79,28 @@ class Chunks:
             cloud_storage.refusals_explained(self.folder),
             tqdm(initial=done, total=self.total, unit=unit, desc=self.folder.name, disable=None) as bar,
         ):
-            self.folder.mkdir(parents=True, exist_ok=True)
             cloud_storage.write_whole(self.folder / "made.json", self._made)
             for rows in missing:
                 _write(self._file(rows.start), compute(rows))
                 bar.update(len(rows))
+        processes.wait(self.folder.name)  # only now can others read what the first has written
 
     def missing(self) -> list[range]:
         """The chunks that are not there yet, each by the numbers of its rows."""
-        return [rows for rows in self._chunks() if not self._file(rows.start).exists()]
+        starts = processes.from_first(
+            lambda: [rows.start for rows in self._chunks() if not self._file(rows.start).exists()]
+        )
+        return [rows for rows in self._chunks() if rows.start in starts]
 
     def __iter__(self) -> Iterator[Rows]:
-        """The chunks, in order.
+        """The chunks, in order, read by the first process.
 
         Raises:
             UserError: if one is missing or damaged.
         """
-        return (_read(self._file(rows.start)) for rows in self._chunks())
+        files = [self._file(rows.start) for rows in self._chunks()]
+        contents = processes.from_first(lambda: [_content(file) for file in files])
+        return (_rows(file, content) for file, content in zip(files, contents, strict=True))
 
     def part(self, start: int, stop: int) -> Rows:
         """The rows from `start` up to, but not with, `stop`; no other chunk than theirs is read.
@@ -101,8 +110,9 @@ class Chunks:
         """
         parts = []
         for rows in self._chunks()[start // self.size : math.ceil(stop / self.size)]:
+            file = self._file(rows.start)
             here = slice(max(0, start - rows.start), stop - rows.start)
-            parts.append({name: array[here] for name, array in _read(self._file(rows.start)).items()})
+            parts.append({name: array[here] for name, array in _rows(file, _content(file)).items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def whole(self) -> Rows:
@@ -128,10 +138,20 @@ def _write(file: epath.Path, rows: Rows) -> None:
     cloud_storage.write_whole(file, stream.getvalue())
 
 
-def _read(file: epath.Path) -> Rows:
+def _content(file: epath.Path) -> bytes:
+    with _damage_told(file):
+        return file.read_bytes()
+
+
+def _rows(file: epath.Path, content: bytes) -> Rows:
+    with _damage_told(file):
+        found = np.load(io.BytesIO(content), allow_pickle=False)
+        return {name: found[name] for name in found.files}
+
+
+@contextlib.contextmanager
+def _damage_told(file: epath.Path) -> Iterator[None]:
     try:
-        with file.open("rb") as stream:
-            found = np.load(io.BytesIO(stream.read()), allow_pickle=False)
-            return {name: found[name] for name in found.files}
+        yield
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{file} is missing or damaged ({error}); delete it, and it is made anew") from error

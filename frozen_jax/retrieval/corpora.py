@@ -57,7 +57,7 @@ def path_of(name: str) -> pathlib.Path:
         passages = (Passage(paragraph_id(title, text), title, text) for title, text in dict.fromkeys(found))
         lines = [json.dumps(passage._asdict(), ensure_ascii=False) + "\n" for passage in passages]
         try:
-            cloud_storage.write_whole(epath.Path(path), "".join(lines))
+            cloud_storage.write_own(epath.Path(path), "".join(lines))
         except OSError as error:
             raise UserError(
                 f"{path} cannot be written ({error.strerror}); set FROZEN_JAX_CACHE to a folder that can"

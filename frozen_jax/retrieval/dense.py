@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
-import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Float
 
+from frozen_jax import processes
 from frozen_jax.errors import UserError
 from frozen_jax.retrieval.base import Corpus, Hits, Retriever
 from frozen_jax.retrieval.chunks import Chunks, Rows
@@ -104,11 +104,6 @@ class Dense(Retriever):
         if self._vectors is not None:
             file = self._vectors
             return ExactSearch(lambda start, stop: file[start:stop], len(file), file.shape[1], self._mesh, **how)
-        if jax.process_count() > 1 and self._chunks.missing():
-            raise UserError(
-                f"{self._chunks.folder} lacks vectors, and several processes would make the same ones; "
-                "let one make them"
-            )
         self._chunks.fill(self._encoded, "passage")
         width = self._chunks.part(0, 1)["vectors"].shape[1]
         return ExactSearch(self._part, len(self.corpus), width, self._mesh, **how)
@@ -121,7 +116,7 @@ class Dense(Retriever):
 
 
 def _given(path: str, passages: int) -> tuple[Float[np.ndarray, "N D"], dict[str, str]]:
-    """A file of vectors, mapped into memory, and its sum; it is read once to see that all are numbers."""
+    """A file of vectors, mapped into memory, and its sum."""
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -131,11 +126,16 @@ def _given(path: str, passages: int) -> tuple[Float[np.ndarray, "N D"], dict[str
             f"{path} holds {vectors.dtype} of shape {vectors.shape}; floating-point numbers of shape ({passages}, D) "
             "are wanted, one row a passage"
         )
+    return vectors, {"vectors": processes.from_first(functools.partial(_sum, path, vectors))}
+
+
+def _sum(path: str, vectors: Float[np.ndarray, "N D"]) -> str:
+    """Reads a file once, and sees that all are numbers."""
     total = hashlib.sha256()
-    for start in range(0, passages, _ROWS):
+    for start in range(0, len(vectors), _ROWS):
         rows = vectors[start : start + _ROWS]
         if not np.isfinite(rows).all():
             row = start + int(np.argmin(np.isfinite(rows).all(axis=1)))
             raise UserError(f"{path}: the vector of passage {row} holds what is no number; make it anew")
         total.update(np.ascontiguousarray(rows).tobytes())
-    return vectors, {"vectors": total.hexdigest()}
+    return total.hexdigest()

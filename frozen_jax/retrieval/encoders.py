@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import gin
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
@@ -16,7 +17,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from frozen_jax import checkpoints, freezing, wheels
 from frozen_jax.batching import Tokens, bucket_of, default_buckets, pad, rounded_up
 from frozen_jax.errors import UserError
-from frozen_jax.partitioning import spread_rows
+from frozen_jax.partitioning import mesh_of, place, spread_rows
+from frozen_jax.processes import whole
 from frozen_jax.tokenizer import load_tokenizer
 from frozen_jax.types import Array
 
@@ -75,7 +77,8 @@ class Tower:
         if checkpoint is not None:
             trained = checkpoints.load_trained(checkpoint, method)
             _check_fits(checkpoint, trained, held)
-        placed = {name: jax.device_put(array, held[name].sharding) for name, array in trained.items()}
+        mesh = mesh_of(jax.tree.leaves(nnx.state(method.lm))[0])
+        placed = jax.tree.map(jnp.asarray, trained) if mesh is None else place(trained, mesh)
         graphdef, self._state = nnx.split(freezing.merge(graphdef, placed, held))
         self.made = {
             "encoder": "dual encoder",
@@ -106,7 +109,7 @@ class Tower:
             filled = [tokens[row] for row in [*rows, *rows[:1] * (size - len(rows))]]
             arrays = pad(filled, bucket_of(max(map(len, filled)), buckets), 0)  # 0: the mask says what is real
             arrays = spread_rows(arrays, like=jax.tree.leaves(self._state)[0])
-            found.append(np.asarray(self._vectors(self._state, *arrays))[: len(rows)])
+            found.append(whole(self._vectors(self._state, *arrays))[: len(rows)])
         return np.concatenate(found)[np.argsort(order)]
 
     def _tokens(self, text: str) -> Tokens:

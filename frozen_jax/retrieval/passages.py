@@ -206,7 +206,7 @@ def _write(folder: pathlib.Path, file: dict[str, Any], table: Table, sha256: str
                 np.save(pathlib.Path(scratch, f"{name}.npy"), values)
                 os.replace(pathlib.Path(scratch, f"{name}.npy"), folder / f"{name}.npy")
         made = {"file": file, "sha256": sha256}
-        cloud_storage.write_whole(epath.Path(folder / _MADE), json.dumps(made, indent=1))
+        cloud_storage.write_own(epath.Path(folder / _MADE), json.dumps(made, indent=1))
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error.strerror}); set FROZEN_JAX_CACHE to a folder that can"

@@ -29,6 +29,8 @@ from frozen_jax.batching import Tokens, pad, rounded_up
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.methods.base import Method
+from frozen_jax.partitioning import put
+from frozen_jax.processes import whole
 from frozen_jax.retrieval.base import NONE, Corpus, Hits, Passage
 from frozen_jax.retrieval.training_pairs import TEMPLATE
 from frozen_jax.tokenizer import load_tokenizer
@@ -160,7 +162,7 @@ class Reranker:
         width = min(self._max_length, -(-len(pairs[0]) // WIDTH_STEP) * WIDTH_STEP)
         tokens, mask = pad([*pairs, *pairs[:1] * (size - len(pairs))], width, self._lm.pad_id)
         answers, lengths = np.tile(self._words, (size, 1)), np.ones(2 * size, np.int32)
-        nats = np.asarray(self._lm.score(tokens, answers, inputs_lengths=mask.sum(1), targets_lengths=lengths))
+        nats = whole(self._lm.score(tokens, answers, inputs_lengths=mask.sum(1), targets_lengths=lengths))
         if np.isnan(nats).any():
             raise UserError(f"re-ranker {self._lm.name}: its logits are not numbers; are the weights whole?")
         yes, no = nats.reshape(size, 2)[: len(pairs)].T
@@ -216,5 +218,5 @@ def _fine_tuned(lm: LanguageModel, path: str) -> tuple[LanguageModel, str]:
                 f"{path}: {name} is {array.shape} in the checkpoint and {own[name].shape if name in own else 'absent'} "
                 f"in {lm.name}; a re-ranker's checkpoint is of FineTuning"
             )
-    placed = {name: jax.device_put(array, own[name].sharding) for name, array in trained.items()}
+    placed = {name: put(array, own[name].sharding) for name, array in trained.items()}
     return freezing.merge(graphdef, own | placed, {}).lm, freezing.digest(trained)

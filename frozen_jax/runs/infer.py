@@ -20,6 +20,7 @@ from frozen_jax.lm.base import GREEDY, LanguageModel
 from frozen_jax.lm.decoding import Strategy
 from frozen_jax.lm.generation import Stop
 from frozen_jax.prepared import SHOWN, shown
+from frozen_jax.processes import are_several, from_first
 from frozen_jax.runs.job import Job
 from frozen_jax.runs.task_data import TaskData
 from frozen_jax.tokenizer import lm_tokenizer
@@ -79,7 +80,7 @@ def _answer_lines(
     lines: list[dict], output: epath.Path, answer: Callable[..., Iterator[_Answer]], window: int, log_probs: bool
 ) -> None:
     """Answers windows of lines, and writes what is answered after each."""
-    done, written = _resume(output, lines), time.monotonic()
+    done, written = from_first(functools.partial(_resume, output, lines)), time.monotonic()
     if done:
         print(f"{len(done)} answers were there already; to have them anew, delete {output}")
     with tqdm(initial=len(done), total=len(lines), unit="line", disable=None) as bar:
@@ -196,8 +197,10 @@ def _write(output: epath.Path, done: list[dict]) -> None:
 
 def _ask(lm: LanguageModel, model: LanguageModel, answer: _Answerer) -> None:
     """Shows the frozen LM's answer alone and, if there is one, with the module, for each line typed."""
-    if not sys.stdin.isatty():
-        raise UserError("infer: no input file; give --gin.infer.input_file=FILE.jsonl, or run it in a terminal")
+    if are_several() or not sys.stdin.isatty():
+        raise UserError(
+            "infer: no input file; give --gin.infer.input_file=FILE.jsonl, or run one process in a terminal"
+        )
     print("Type a line of text; an empty one ends.")
     for text in _typed():
         [alone] = answer(lm, [text])

@@ -22,6 +22,7 @@ from frozen_jax.answering import EvalExample, EvalTask
 from frozen_jax.errors import UserError
 from frozen_jax.evaluation import PerExample, TaskResult, evaluate
 from frozen_jax.lm.base import LanguageModel
+from frozen_jax.processes import from_first
 from frozen_jax.runs.matrix import Figure, Subject
 
 FORMAT = 2
@@ -174,10 +175,11 @@ def _hash(*texts: str) -> str:
 
 def _read(path: epath.Path) -> tuple[dict[str, Figure], dict[str, Any]]:
     """The figures and the last verdict. Where a metric failed the figure is left out, to be measured anew."""
-    if not path.exists():
-        return {}, {}
     try:
-        found = json.loads(path.read_text())
+        text = from_first(lambda: path.read_text() if path.exists() else None)
+        if text is None:
+            return {}, {}
+        found = json.loads(text)
         if found["format"] != FORMAT:
             raise ValueError(f"its format is {found['format']}, not {FORMAT}")
         figures = {key: _figure(stored) for key, stored in found["figures"].items()}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-import types
 
-import jax
 import numpy as np
 import pytest
 
@@ -117,12 +115,3 @@ def test_a_file_that_is_not_there_and_an_empty_corpus_are_named(tmp_path: pathli
         dense(tmp_path, Numbers(20), vectors=str(tmp_path / "nothing.npy"))
     with pytest.raises(UserError, match="the corpus has no passages"):
         dense(tmp_path, Numbers(0))
-
-
-def test_several_processes_search_what_one_has_encoded(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    retriever = dense(tmp_path, Numbers(20))
-    monkeypatch.setattr("frozen_jax.retrieval.dense.jax", types.SimpleNamespace(process_count=lambda: 2))
-    with pytest.raises(UserError, match="lacks vectors, and several processes would make the same ones"):
-        retriever.search(["1"], 2)
-    monkeypatch.setattr("frozen_jax.retrieval.dense.jax", jax)
-    retriever.search(["1"], 2)

@@ -8,7 +8,11 @@
 
 A model stacks layers into one array a parameter (`encoder/layers/attention/query/kernel` [L, D, H*K]); sources keep
 them apart (`encoder/layers_0/...`). With a mesh, each device's shard is read from the files on its own, so that no host
-ever holds a parameter that it only needs a part of.
+ever holds a parameter that it only needs a part of. Of what devices of several hosts hold alike each host reads a part,
+and they send it to each other:
+
+    mesh 4x2     mlp/wo/kernel [24, F, D]      lives     [24, F/2, D] on every device, four times in all
+                                               is read   [6, F/2, D] for every device, once in all ──all-gather──▶ lives
 """
 
 from __future__ import annotations
@@ -25,10 +29,10 @@ import numpy as np
 from etils import epath
 from flax import nnx
 from jax.core import Tracer
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float, Shaped
 
-from frozen_jax import cloud_storage, hub
+from frozen_jax import cloud_storage, hub, processes
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.lm.llama import Llama, LlamaConfig
@@ -36,7 +40,7 @@ from frozen_jax.lm.pretrained import gguf, huggingface, smollm2, t5x, titler
 from frozen_jax.lm.pretrained.llama_arrays import check_config
 from frozen_jax.lm.pretrained.stored import Checkpoint, StoredArray, check_arrays, fingerprint
 from frozen_jax.lm.t5 import T5, T5Config
-from frozen_jax.partitioning import is_here, sharding_for
+from frozen_jax.partitioning import is_here, sharding_for, split_further
 
 NAMED_SOURCES: dict[str, Callable[..., Checkpoint]] = {
     titler.NAME: titler.open_checkpoint,
@@ -240,4 +244,12 @@ def _place(
 
     if mesh is None:
         return jnp.asarray(read_index(None))
-    return jax.make_array_from_callback(shape, sharding_for(name, shape, mesh), read_index)
+    sharding = sharding_for(name, shape, mesh)
+    if not processes.are_several():
+        return jax.make_array_from_callback(shape, sharding, read_index)
+    return _sent(sharding)(jax.make_array_from_callback(shape, split_further(shape, sharding), read_index))
+
+
+@functools.cache  # so that parameters of one shape share a program
+def _sent(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda array: array, out_shardings=sharding)

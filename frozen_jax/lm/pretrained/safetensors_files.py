@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from frozen_jax import hub
+from frozen_jax import hub, processes
 from frozen_jax.errors import UserError
 from frozen_jax.lm.pretrained.stored import StoredArray
 
@@ -62,7 +62,8 @@ def check_tied_head(source: str, arrays: Mapping[str, StoredArray], table: str) 
     embedding, head = arrays.get("token_embedder/embedding"), arrays.get("decoder/logits_dense/kernel")
     if embedding is None or head is None:
         return
-    if head.shape != embedding.shape[::-1] or not np.array_equal(head.read_all().T, embedding.read_all()):
+    equal = processes.from_first(lambda: bool(np.array_equal(head.read_all().T, embedding.read_all())))
+    if not equal:
         raise UserError(
             f"{source}: config.json ties the head to the embeddings, but lm_head.weight differs from {table}; "
             "give logits_via_embedding=False to use lm_head.weight, or True to ignore it"

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from frozen_jax import processes
 from frozen_jax.errors import UserError
 from frozen_jax.lm.llama import LlamaConfig
 from frozen_jax.lm.t5 import T5Config
@@ -153,11 +154,15 @@ def fingerprint(arrays: Mapping[str, StoredArray]) -> str:
 
     Returns:
         sha256, in hexadecimal, over a sorted line an array: name, stored dtype, shape, sha256 of its bytes in C order.
+        Several processes read each array once between them.
     """
+    largest_first = sorted(arrays, key=lambda name: (-math.prod(arrays[name].shape), name))
+    parts = processes.from_each(lambda: {name: _digest(arrays[name]) for name in processes.share(largest_first)})
+    digests = {name: digest for part in parts for name, digest in part.items()}
     total = hashlib.sha256()
     for name in sorted(arrays):
         stored = arrays[name]
-        total.update(f"{name} {stored.dtype.name} {stored.shape} {_digest(stored)}\n".encode())
+        total.update(f"{name} {stored.dtype.name} {stored.shape} {digests[name]}\n".encode())
     return total.hexdigest()
 
 

@@ -17,6 +17,8 @@ from frozen_jax import cloud_storage
 from frozen_jax.errors import UserError
 from frozen_jax.lm.pretrained.stored import Part, StoredArray
 
+# What is read of a chunk for one device is there for the next.
+_CHUNKS_KEPT = tensorstore.Context({"cache_pool": {"total_bytes_limit": 2**28}})
 KvSpec = dict[str, Any]  # what tensorstore calls the JSON of a key-value store
 
 
@@ -70,7 +72,8 @@ def open_zarr(database: KvSpec, path: str, where: str) -> StoredArray:
     """
     spec = {"driver": "zarr", "kvstore": {**database, "path": f"{database.get('path', '')}{path}/"}}
     with _reading(f"{where}/{path}", "missing, corrupt or cut short"):
-        store: Any = tensorstore.open(spec, open=True, read=True).result()  # its stubs make every property optional
+        opening = tensorstore.open(spec, open=True, read=True, context=_CHUNKS_KEPT)
+        store: Any = opening.result()  # its stubs make every property optional
         keys = store.kvstore.list().result()
     chunks = sum(not key.startswith(b".z") for key in keys)
     grid = zip(store.shape, store.chunk_layout.write_chunk.shape, strict=True)
