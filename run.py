@@ -86,6 +86,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _join_others(flags: argparse.Namespace) -> None:
     """Connects this process with the others of its run."""
+    if flags.run_mode not in runs.SEVERAL_PROCESSES:
+        known = ", ".join(runs.SEVERAL_PROCESSES)
+        raise UserError(f"--run_mode={flags.run_mode} is the work of one process; --distributed is for {known}")
     settings = f"{flags.run_mode} {flags.dry_run}\n{gin.config_str()}"
     where = flags.coordinator_address, flags.process_count, flags.process_index
     found = distributed.start(*where, settings=settings)

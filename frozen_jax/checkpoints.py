@@ -113,6 +113,7 @@ class Checkpointer:
         self._best_metric = best_metric
         self._latest = _manager(self.directory / _LATEST, keep)
         self._best = _manager(self.directory / _BEST, keep=1) if best_metric else None
+        self._managers = [manager for manager in (self._latest, self._best) if manager is not None]
         self._best_value = self._value_of_best()
 
     def _value_of_best(self) -> float:
@@ -145,8 +146,12 @@ class Checkpointer:
         Raises:
             UserError: if either fails; the states saved earlier stay.
         """
-        with _saving(self.directory / _LATEST):
-            self._latest.save(step, args=_args(state, self._description), force=True)
+        self._begin(self._latest, step, _args(state, self._description), force=True)
+
+    def _begin(self, manager: ocp.CheckpointManager, step: int, args: Any, force: bool = False) -> bool:
+        self.wait()  # processes wait for each other in each: orbax would take the waits of another save for its own
+        with _saving(manager.directory):
+            return manager.save(step, args=args, force=force)
 
     def save_best(self, step: int, state: Any, metrics: Mapping[str, float]) -> None:
         """Begins to save the state as the best so far, if it is.
@@ -159,12 +164,10 @@ class Checkpointer:
         if self._best_metric not in metrics:
             raise UserError(f"best metric {self._best_metric!r} is not among those measured: {sorted(metrics)}")
         value = float(metrics[self._best_metric])
-        if not value > self._best_value:  # nor is one that is not a number
-            return
         measured = {**self._description, "measured": {self._best_metric: value}}
-        with _saving(self.directory / _BEST):
-            if self._best.save(step, args=_args(state, measured)):  # not where a killed run has saved this step already
-                self._best_value = value
+        # Not if it is no number, and not where a killed run has saved this step already.
+        if value > self._best_value and self._begin(self._best, step, _args(state, measured)):
+            self._best_value = value
 
     def wait(self) -> None:
         """Returns when everything begun has been saved.
@@ -172,7 +175,7 @@ class Checkpointer:
         Raises:
             UserError: if it could not be.
         """
-        for manager in self._managers():
+        for manager in self._managers:
             with _saving(manager.directory):
                 manager.wait_until_finished()
 
@@ -183,12 +186,9 @@ class Checkpointer:
             UserError: as `wait`.
         """
         with contextlib.ExitStack() as stack:  # the second is closed even if the first cannot be
-            for manager in self._managers():
+            for manager in self._managers:
                 stack.enter_context(_saving(manager.directory))
                 stack.callback(manager.close)
-
-    def _managers(self) -> list[ocp.CheckpointManager]:
-        return [manager for manager in (self._latest, self._best) if manager is not None]
 
     def __enter__(self) -> Checkpointer:
         """Returns itself."""

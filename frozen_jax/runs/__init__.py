@@ -27,6 +27,8 @@ MODES = {
     "split_documents": split_documents,
     "dry_run": dry_run,
 }
+SEVERAL_PROCESSES = ("train", "eval", "infer", "prepare", "dry_run")
+"""Modes whose work is divided among the processes of a run."""
 # Read before those of the command line, which may then be none.
 GIN_FILES = {
     "inspect": ["gin/runs/data.gin"],

@@ -12,6 +12,7 @@ from types import ModuleType, TracebackType
 
 import jax
 
+from frozen_jax import processes
 from frozen_jax.errors import UserError
 from frozen_jax.silence import without_stderr
 from frozen_jax.wheels import cache_folder
@@ -21,7 +22,12 @@ _TPU_FILES = ("/dev/accel*", "/dev/vfio/*")  # of a machine that has one
 
 
 def prepare() -> None:
-    """Keeps compiled programs from run to run, and silences what libraries print beside the errors that they raise."""
+    """Keeps compiled programs from run to run, and silences what libraries print beside the errors that they raise.
+
+    Of several processes the first speaks to people; the others say on stderr what is wrong with them.
+    """
+    if not processes.is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, until the process ends
     _keep_compiled_programs()
     _drop_noise()
     if importlib.util.find_spec("libtpu") and not any(map(glob.glob, _TPU_FILES)):

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
-import jax
 import optax
 from etils import epath
 
-from frozen_jax import checkpoints, freezing, gin_config, partitioning, templates, training
+from frozen_jax import checkpoints, cloud_storage, freezing, gin_config, partitioning, templates, training
 from frozen_jax.answering import EvalTask
 from frozen_jax.checkpoints import Checkpointer, describe
 from frozen_jax.errors import UserError
@@ -176,9 +175,8 @@ def _report(job: Job, tasks: Sequence[EvalTask], alone: bool, *, steps: int, sec
             f"Results: {job.directory}",
         ]
     )
-    if jax.process_index() == 0:
-        (job.directory / "report.md").write_text(text + "\n")
-        print(text)
+    cloud_storage.write_whole(job.directory / "report.md", text + "\n")
+    print(text)
     return report.failures(*columns.values())
 
 

@@ -74,11 +74,21 @@ class Job:
             process.communicate()
 
 
-def losses(folder):
-    """Step → loss."""
+def lines_of(folder, kind):
+    """Of metrics.jsonl."""
     file = folder / "metrics.jsonl"
     lines = map(json.loads, file.read_text().splitlines()) if file.exists() else ()
-    return {line["step"]: line["loss"] for line in lines}
+    return [line for line in lines if line["kind"] == kind]
+
+
+def losses(folder):
+    """Step → loss."""
+    return {line["step"]: line["loss"] for line in lines_of(folder, "train")}
+
+
+def evaluations(folder):
+    """The last validation's metrics."""
+    return {name: value for name, value in lines_of(folder, "eval")[-1].items() if name != "kind"}
 
 
 def alone(*arguments):
@@ -143,6 +153,32 @@ def test_and_so_is_what_is_saved(story, name):
     assert jax.tree.structure(wanted) == jax.tree.structure(found)
     for one, other in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-3 * np.abs(one).max())
+
+
+def test_several_processes_evaluate_and_answer_as_one_does(story):
+    folders = [story["root"] / name for name in ("alone", "several")]
+    found = [predictions(folder) for folder in folders]
+    assert found[0] == found[1]
+    assert list(found[0]) == list(range(12))
+    tables = [(folder / "report.md").read_text().partition("This run")[0] for folder in folders]
+    assert tables[0] == tables[1]
+    scores = [evaluations(folder) for folder in folders]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-3)
+    assert len(scores[0]) > 1
+
+
+def predictions(folder):
+    """Of the test split: index → what was chosen."""
+    lines = (folder / "predictions" / "tiny_chosen-test.jsonl").read_text().splitlines()
+    return {line["index"]: line["prediction"] for line in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize("mode", ["cache", "curves"])
+def test_a_mode_that_nobody_divides_is_refused(mode, tmp_path):
+    with Job(1, SEVERAL, f"--run_mode={mode}", f"--gin.MODEL_DIR={tmp_path}") as job:
+        ((status, stderr),) = job.ends()
+    assert status == 2
+    assert stderr.startswith(f"error: --run_mode={mode} is the work of one process; --distributed is for train, eval,")
 
 
 def test_processes_of_different_gin_all_name_the_one(tmp_path):
