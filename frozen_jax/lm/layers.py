@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
+from frozen_jax.lm.backward import KEPT, apart, kept_heads, softmax
 from frozen_jax.types import Array
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -26,7 +27,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "linear": lambda x: x,
 }
-_KEPT_FOR_BACKWARD = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 _MASKED = -1e10  # added to attention scores: as T5X; far below any score, finite, so that fully masked rows stay finite
 
 
@@ -88,7 +88,7 @@ class RMSNorm(nnx.Module):
         x32 = x.astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32**2, axis=-1, keepdims=True) + self.epsilon)
         scale = jnp.expand_dims(self.scale[...], range(x.ndim - 1))
-        return x32.astype(x.dtype) * scale.astype(x.dtype)
+        return apart(x32.astype(x.dtype) * scale.astype(x.dtype))
 
 
 class GatedMLP(nnx.Module):
@@ -113,8 +113,8 @@ class GatedMLP(nnx.Module):
         self, x: Float[Array, "B length D"], dropout: Dropout | None = None, site: int = 0
     ) -> Float[Array, "B length D"]:
         """Applies the MLP; dropout, if any, stands on the inner activations."""
-        names = zip(self.activations, self.input_names, strict=True)
-        inner = [ACTIVATIONS[activation](getattr(self, name)(x)) for activation, name in names]
+        maps = apart([getattr(self, name)(x) for name in self.input_names])
+        inner = [ACTIVATIONS[activation](y) for activation, y in zip(self.activations, maps, strict=True)]
         product = inner[0]
         for factor in inner[1:]:
             product = product * factor
@@ -137,7 +137,8 @@ class Attention(nnx.Module):
 
     def keys_values(self, x: Float[Array, "B S context"]) -> tuple[Float[Array, "B H K S"], Float[Array, "B H S K"]]:
         """Returns what `attend` reads: computed once for an encoder's output, grown step by step in self-attention."""
-        return split_heads(self.key(x), self.heads).swapaxes(2, 3), split_heads(self.value(x), self.heads)
+        keys, values = (split_heads(part(x), self.heads) for part in (self.key, self.value))
+        return kept_heads(keys.swapaxes(2, 3)), kept_heads(values)
 
     def attend(
         self,
@@ -149,9 +150,9 @@ class Attention(nnx.Module):
         site: int = 0,
     ) -> Float[Array, "B Q D"]:
         """Attends from x to the keys. `bias` is added to the scores: positions and mask together, float32."""
-        queries = split_heads(self.query(x), self.heads)
+        queries = kept_heads(split_heads(self.query(x), self.heads))
         scores = jnp.einsum("bhqk,bhks->bhqs", queries, keys, preferred_element_type=jnp.float32)
-        weights = apply_dropout(dropout, jax.nn.softmax(scores + bias, axis=-1).astype(x.dtype), site)
+        weights = apply_dropout(dropout, softmax(scores + bias, x.dtype), site)
         context = jnp.einsum("bhqs,bhsk->bhqk", weights, values).swapaxes(1, 2)
         return self.out(context.reshape(*x.shape[:-1], -1))
 
@@ -388,5 +389,5 @@ def scan_layers(layers: Any, body: Callable[[Any, Any, Any], Any], carry: Any, x
         layer_state, x = slices
         return body(nnx.merge(graphdef, layer_state), carry, x), None
 
-    step = jax.checkpoint(step, policy=_KEPT_FOR_BACKWARD, prevent_cse=False)  # a loop cannot undo it, so no barrier
+    step = jax.checkpoint(step, policy=KEPT, prevent_cse=False)  # a loop cannot undo it, so no barrier
     return jax.lax.scan(step, carry, (state, xs))[0]
