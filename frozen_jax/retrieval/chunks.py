@@ -14,6 +14,7 @@ writes it, and says what is there.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -93,14 +94,14 @@ class Chunks:
         return [rows for rows in self._chunks() if rows.start in starts]
 
     def __iter__(self) -> Iterator[Rows]:
-        """The chunks, in order, read by the first process.
+        """The chunks, in order, one at a time; the first process reads them.
 
         Raises:
             UserError: if one is missing or damaged.
         """
-        files = [self._file(rows.start) for rows in self._chunks()]
-        contents = processes.from_first(lambda: [_content(file) for file in files])
-        return (_rows(file, content) for file, content in zip(files, contents, strict=True))
+        for rows in self._chunks():
+            file = self._file(rows.start)
+            yield _rows(file, processes.from_first(functools.partial(_content, file)))
 
     def part(self, start: int, stop: int) -> Rows:
         """The rows from `start` up to, but not with, `stop`; no other chunk than theirs is read.
