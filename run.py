@@ -36,6 +36,28 @@ def main(arguments: Sequence[str]) -> int:
 
     It is 0, 2 for a user's mistake, or 75 after SIGTERM, when the same command goes on where this one has stopped.
     """
+    flags, rest = _parser().parse_known_args(arguments)
+    preemption.listen()
+    try:
+        files = [os.path.join(os.path.dirname(__file__), name) for name in runs.GIN_FILES.get(flags.run_mode, [])]
+        gin_config.parse([*files, *flags.gin_file], _bindings(flags, rest), flags.gin_search_paths.split(","))
+        if flags.distributed:
+            _join_others(flags)
+        environment.prepare()
+        with distributed.ends_explained(), gin_config.required_bindings_named(), cloud_storage.refusals_explained():
+            runs.MODES["dry_run" if flags.dry_run else flags.run_mode]()
+    except (UserError, OSError, FloatingPointError) as error:  # the last two: forbidden folders, scores of nan
+        print(f"error: {gin_config.one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except preemption.Preempted as told:
+        print(f"preempted: {told}", file=sys.stderr)
+        return preemption.EXIT_STATUS
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -54,34 +76,21 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--coordinator_address", help="HOST:PORT of process 0, where the pod does not tell")
     parser.add_argument("--process_count", type=int, help="of how many processes, where the pod does not tell")
     parser.add_argument("--process_index", type=int, help="which of them, where the pod does not tell")
-    flags, rest = parser.parse_known_args(arguments)
-    preemption.listen()
-    try:
-        if unknown := [argument for argument in rest if not argument.startswith("--gin.")]:
-            raise UserError(f"unknown argument {unknown[0]!r}; see python run.py --help")
-        bindings = [argument.removeprefix("--gin.") for argument in rest]
-        if flags.profile_steps:
-            bindings.append(f"train.profile_steps={flags.profile_steps}")
-        if flags.run_mode == "plan":
-            bindings += [f"plan.topologies={flags.topology}", f"plan.smallest={flags.smallest}"]
-        elif flags.topology or flags.smallest:
-            raise UserError("--topology and --smallest are for --run_mode=plan")
-        files = [os.path.join(os.path.dirname(__file__), name) for name in runs.GIN_FILES.get(flags.run_mode, [])]
-        gin_config.parse([*files, *flags.gin_file], bindings, flags.gin_search_paths.split(","))
-        if flags.distributed:
-            _join_others(flags)
-        environment.prepare()
-        with distributed.ends_explained(), gin_config.required_bindings_named(), cloud_storage.refusals_explained():
-            runs.MODES["dry_run" if flags.dry_run else flags.run_mode]()
-    except (UserError, OSError, FloatingPointError) as error:  # the last two: forbidden folders, scores of nan
-        print(f"error: {gin_config.one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except preemption.Preempted as told:
-        print(f"preempted: {told}", file=sys.stderr)
-        return preemption.EXIT_STATUS
-    return 0
+    return parser
+
+
+def _bindings(flags: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+    """What gin is told beside its files: --gin.NAME=value, and flags that stand for such."""
+    if unknown := [argument for argument in rest if not argument.startswith("--gin.")]:
+        raise UserError(f"unknown argument {unknown[0]!r}; see python run.py --help")
+    bindings = [argument.removeprefix("--gin.") for argument in rest]
+    if flags.profile_steps:
+        bindings.append(f"train.profile_steps={flags.profile_steps}")
+    if flags.run_mode == "plan":
+        bindings += [f"plan.topologies={flags.topology}", f"plan.smallest={flags.smallest}"]
+    elif flags.topology or flags.smallest:
+        raise UserError("--topology and --smallest are for --run_mode=plan")
+    return bindings
 
 
 def _join_others(flags: argparse.Namespace) -> None:
