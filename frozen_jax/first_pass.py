@@ -25,7 +25,7 @@ from flax import nnx
 from jaxtyping import Float
 from tqdm import tqdm
 
-from frozen_jax import cloud_storage, freezing
+from frozen_jax import cloud_storage, freezing, processes
 from frozen_jax.batching import FEATURES, SEGMENTS, Batches
 from frozen_jax.errors import UserError
 from frozen_jax.methods.base import Method
@@ -167,7 +167,7 @@ def keep(method: Method, mask: freezing.Mask, batches: Batches, folder: str) -> 
     if earlier or hasattr(method, "before"):
         what = earlier[0] if earlier else "a method"
         raise UserError(f"{what} stands before the first pass, which changes with it; leave train.first_pass = None")
-    if jax.process_count() > 1 or "://" in folder:
+    if processes.are_several() or "://" in folder:
         raise UserError(f"train.first_pass = {folder!r}: states are kept by one process, in a local folder")
     states = KeptStates(method, batches, folder)
     states.fill()

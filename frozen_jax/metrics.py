@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 from etils import epath
 from tqdm import tqdm
 
 from frozen_jax import cloud_storage
 from frozen_jax.errors import UserError
 from frozen_jax.event_file import EventFile
+from frozen_jax.processes import is_first
 
 _FILE = "metrics.jsonl"
 _FLUSH_SECONDS = 10
@@ -43,7 +43,7 @@ class MetricWriter:
         self.directory = epath.Path(directory)
         self.log_period = log_period
         self._file = self.directory / _FILE
-        self._primary = jax.process_index() == 0
+        self._primary = is_first()
         self._lines = _lines_before(self._file, first_step) if self._primary else []
         self._board = EventFile(self.directory / "tensorboard", first_step + 1 if first_step else 0)
         self._bar: tqdm | None = None

@@ -213,9 +213,9 @@ def fit(
             if profile_steps and index == first + 2:
                 folder = profiler.enter_context(cloud_storage.written_locally(writer.directory / "profile"))
                 profiler.enter_context(jax.profiler.trace(folder))
-            batch = next(batches)
-            state, metrics = step(state, split.frozen, partitioning.put_batch(batch, split.mesh))
-            rows, width = batch.inputs.shape[0] * jax.process_count(), batch.inputs.shape[1] + batch.targets.shape[1]
+            batch = partitioning.put_batch(next(batches), split.mesh)
+            state, metrics = step(state, split.frozen, batch)
+            rows, width = batch.inputs.shape[0], batch.inputs.shape[1] + batch.targets.shape[1]
             writer.step(index, check_finite(index, metrics), examples=rows, tokens=rows * width)
             if profile_steps and index == first + 1 + profile_steps:
                 profiler.close()

@@ -94,10 +94,8 @@ class Job:
 
     def save_gin_config(self) -> None:
         """Writes MODEL_DIR/config.gin, which makes the same run again."""
-        if jax.process_index() == 0:
-            with cloud_storage.refusals_explained(self.directory):
-                self.directory.mkdir(parents=True, exist_ok=True)
-                (self.directory / "config.gin").write_text(gin_config.current())
+        with cloud_storage.refusals_explained(self.directory):
+            cloud_storage.write_whole(self.directory / "config.gin", gin_config.current())
 
     def check_trains(self, path: epath.PathLike, shapes: Mapping[str, Sequence[int]]) -> None:
         """Raises UserError if the method trains other parameters than the checkpoint at `path` holds."""
