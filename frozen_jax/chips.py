@@ -15,6 +15,7 @@ import jax
 from frozen_jax.errors import UserError
 from frozen_jax.silence import without_stderr
 
+_TILES = "xla_tpu_scoped_vmem_limit_kib"
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _DEEP = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
 
@@ -29,6 +30,9 @@ class Generation(NamedTuple):
         ici_bytes: that a chip can send to its neighbours in a second, all links together.
         axes: of the torus that the links make; a ring along one of them has that share of the links.
         slices: that can be had, smallest first.
+        kinds: what JAX calls such a device.
+        tile_kib: of a chip's own memory, what the tiles of one product may take; None leaves libtpu's choice. Our
+            choice, by what the compiler estimates: docs/pods.md.
     """
 
     hbm_bytes: int
@@ -37,6 +41,8 @@ class Generation(NamedTuple):
     ici_bytes: float
     axes: int
     slices: tuple[str, ...]
+    kinds: tuple[str, ...]
+    tile_kib: int | None
 
     @property
     def clock(self) -> float:
@@ -50,10 +56,10 @@ class Generation(NamedTuple):
 
 
 GENERATIONS = {
-    "v4": Generation(32 * 2**30, 275e12, 8 * 2 * 128**2, 300e9, 3, _DEEP),
-    "v5e": Generation(16 * 2**30, 197e12, 4 * 2 * 128**2, 200e9, 2, _FLAT),
-    "v5p": Generation(95 * 2**30, 459e12, 8 * 2 * 128**2, 600e9, 3, _DEEP),
-    "v6e": Generation(32 * 2**30, 918e12, 4 * 2 * 256**2, 400e9, 2, _FLAT),
+    "v4": Generation(32 * 2**30, 275e12, 8 * 2 * 128**2, 300e9, 3, _DEEP, ("TPU v4",), None),
+    "v5e": Generation(16 * 2**30, 197e12, 4 * 2 * 128**2, 200e9, 2, _FLAT, ("TPU v5 lite", "TPU v5e"), 49152),
+    "v5p": Generation(95 * 2**30, 459e12, 8 * 2 * 128**2, 600e9, 3, _DEEP, ("TPU v5", "TPU v5p"), 49152),
+    "v6e": Generation(32 * 2**30, 918e12, 4 * 2 * 256**2, 400e9, 2, _FLAT, ("TPU v6 lite", "TPU v6e"), 81920),
 }
 
 
@@ -67,6 +73,17 @@ def generation(topology: str) -> Generation:
     if name not in GENERATIONS:
         raise UserError(f"--topology={topology}: {name!r} is no TPU that is known here; {_known()}")
     return GENERATIONS[name]
+
+
+def compiler_options(device_kind: str) -> dict[str, str]:
+    """Returns what a training step is compiled with on a device of that kind; nothing where it is no TPU known here.
+
+    What LIBTPU_INIT_ARGS says goes first.
+    """
+    found = [one for one in GENERATIONS.values() if device_kind in one.kinds and one.tile_kib]
+    if not found or _TILES in os.environ.get("LIBTPU_INIT_ARGS", ""):
+        return {}
+    return {_TILES: str(found[0].tile_kib)}
 
 
 def chips(topology: str) -> int:

@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from frozen_jax import cloud_storage, distributed, freezing, partitioning, preemption
+from frozen_jax import chips, cloud_storage, distributed, freezing, partitioning, preemption
 from frozen_jax.checkpoints import Checkpointer
 from frozen_jax.errors import UserError
 from frozen_jax.metrics import MetricWriter
@@ -169,7 +169,8 @@ def make_train_step(
 
     shardings = jax.tree.map(lambda array: array.sharding, state)
     everywhere = partitioning.replicated(split.mesh)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, everywhere))
+    options = chips.compiler_options(split.mesh.devices.flat[0].device_kind)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, everywhere), compiler_options=options)
 
 
 def fit(

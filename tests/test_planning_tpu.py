@@ -48,6 +48,12 @@ def test_what_does_not_fit_is_told_with_its_size(capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("name", chips.GENERATIONS)
+def test_libtpu_names_its_devices_as_is_expected(name):
+    device = chips.devices(f"{name}:{chips.GENERATIONS[name].slices[-1]}")[0]
+    assert device.device_kind in chips.GENERATIONS[name].kinds
+
+
 @pytest.mark.parametrize(("topology", "count"), [("v4:2x2x1", 4), ("v5e:1x1", 1), ("v5p:4x4x4", 64), ("v6e:2x4", 8)])
 def test_a_device_is_a_chip(topology, count, capfd):
     assert len(chips.devices(topology)) == count

@@ -52,6 +52,12 @@ def test_accumulated_microbatches_are_one_batch():
         np.testing.assert_allclose(array, parts.trained[path], rtol=1e-4, atol=1e-6)
 
 
+def test_the_step_is_compiled_with_the_options_of_its_chip(monkeypatch):
+    monkeypatch.setattr("frozen_jax.chips.compiler_options", lambda kind: {f"xla_no_flag_of_{kind}": "1"})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_flag_of_cpu"):
+        _run(tiny.method("prompt_tuning"), optax.sgd(0.1), [tiny.batch()])
+
+
 def test_same_seed_same_numbers():
     batches = [tiny.batch(seed=i) for i in range(4)]
     runs = [_run(FineTuning(tiny.t5(), dropout_rate=0.1), optax.adamw(1e-3), batches, seed=s)[1] for s in (0, 0, 1)]
