@@ -75,7 +75,8 @@ def trainable_mask(model: nnx.Module, rules: Rules) -> Mask:
             decides.
 
     Raises:
-        UserError: if a rule decides nothing, or no rule covers a parameter, or a decision is neither word.
+        UserError: if a rule decides nothing, no rule covers a parameter, a decision is neither word, or nothing is
+            trained.
     """
     for pattern, decision in rules:
         if decision not in ("train", "freeze"):
@@ -88,7 +89,10 @@ def trainable_mask(model: nnx.Module, rules: Rules) -> Mask:
     for index, (pattern, _) in enumerate(rules):
         if index not in deciding.values():
             raise UserError(_useless(pattern, [path for paths in aliases.values() for path in paths]))
-    return {path: rules[index][1] == "train" for path, index in deciding.items() if index is not None}
+    mask = {path: rules[index][1] == "train" for path, index in deciding.items() if index is not None}
+    if not any(mask.values()):
+        raise UserError("the freezing rules train nothing; let one of them say 'train'")
+    return mask
 
 
 def _deciding_rule(paths: Sequence[str], rules: Rules) -> int | None:

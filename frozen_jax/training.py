@@ -78,8 +78,6 @@ def start(
     mask = freezing.trainable_mask(method, method.rules if rules is None else rules)
     graphdef, trained, frozen = freezing.split(method, mask)
     trained = {path: jnp.array(array, jnp.float32) for path, array in trained.items()}  # a copy: the step donates it
-    if not trained:
-        raise UserError("the freezing rules train nothing; let one of them say 'train'")
     trained, frozen = partitioning.place(trained, mesh), partitioning.place(frozen, mesh)
     shardings = opt_state_shardings(jax.eval_shape(optimizer.init, trained), trained, mesh)
     opt_state = jax.jit(optimizer.init, out_shardings=shardings)(trained)
