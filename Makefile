@@ -23,9 +23,10 @@ quickstart: $(to_run)
 	$(python) run.py --gin_file=gin/runs/quickstart.gin --gin.train.report_split=None
 	$(python) run.py --gin_file=gin/runs/quickstart_comparison.gin --run_mode=eval
 
-# pytest comes last, so that its verdict is the last line printed.
+# pytest comes last, so that its verdict is the last line printed. Files go by name: by their number of tests, slow files of few
+# tests would be left to one worker at the end.
 test: lint
-	$(python) -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(TESTS)
+	$(python) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(TESTS)
 
 lint: $(to_test)
 	$(python) -m ruff check

@@ -57,9 +57,9 @@ class Generation(NamedTuple):
 
 GENERATIONS = {
     "v4": Generation(32 * 2**30, 275e12, 8 * 2 * 128**2, 300e9, 3, _DEEP, ("TPU v4",), None),
-    "v5e": Generation(16 * 2**30, 197e12, 4 * 2 * 128**2, 200e9, 2, _FLAT, ("TPU v5 lite", "TPU v5e"), 49152),
+    "v5e": Generation(16 * 2**30, 197e12, 4 * 2 * 128**2, 200e9, 2, _FLAT, ("TPU v5 lite", "TPU v5e"), None),
     "v5p": Generation(95 * 2**30, 459e12, 8 * 2 * 128**2, 600e9, 3, _DEEP, ("TPU v5", "TPU v5p"), 49152),
-    "v6e": Generation(32 * 2**30, 918e12, 4 * 2 * 256**2, 400e9, 2, _FLAT, ("TPU v6 lite", "TPU v6e"), 81920),
+    "v6e": Generation(32 * 2**30, 918e12, 4 * 2 * 256**2, 400e9, 2, _FLAT, ("TPU v6 lite", "TPU v6e"), None),
 }
 
 
