@@ -111,7 +111,7 @@ def _tokenizer(feature: str) -> Tokenizer:
 
 
 def _read(seqio_data: Any, data: TaskData, task: Any, split: str, most: int) -> _Split:
-    settings = {"use_cached": data.use_cached, "seed": data.seed}
+    settings = {"use_cached": data.use_cached, "seed": data.seed_of_examples}
     (found,) = seqio_data.eval_tasks(task.name, data.task_feature_lengths, split, **settings)
     every, obstacle = max(1, round(found.split_size / most)), ""
     cut = seqio_data.sampled(task, data.task_feature_lengths, split, every=every, **settings)

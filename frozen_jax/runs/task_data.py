@@ -38,7 +38,9 @@ class TaskData:
             "negatives" too, a task's examples must have them, for a retriever to learn from. What
             `lm_tokenizer.template` puts around the inputs is not counted, here and in `buckets`, and never cut.
         batch_size: rows of a global training batch.
-        seed: of the order of examples.
+        seed: of the order in which training meets examples.
+        examples_seed: of which examples `eval_examples` and `train_examples` choose, and of preprocessors that draw
+            random numbers; None is `seed`. Runs of several seeds then meet the same examples, each in its own order.
         module: Python module that registers tasks when it is imported; a collaborator's may stand anywhere.
         use_cached: read the task's seqio cache.
         buckets: feature → lengths that batches are padded to; None is `batching.default_buckets`.
@@ -46,9 +48,9 @@ class TaskData:
         pack: let several training examples share a row, for methods that allow it.
         token_cache: where `--run_mode=cache` has written token files; they are read instead of the task, without seqio.
         cache_dirs: where seqio_cache_tasks has left its folders, one a task; local or gs://.
-        eval_examples: evaluate on so many examples of each task, chosen by the seed; None is the whole split.
+        eval_examples: evaluate on so many examples of each task, chosen by `examples_seed`; None is the whole split.
         encoder_text: what a method's encoder reads in place of every example's inputs: a control, see `controls`.
-        train_examples: train on so many examples of each task, chosen by the seed; None is the whole split.
+        train_examples: train on so many examples of each task, chosen by `examples_seed`; None is the whole split.
         train_half: train on this half of the examples alone, 0 or 1, see `ordering.half`: for cross-fitting, where one
             module is trained on what another says of examples that it has not seen. None is all.
         prepare: of the method, where it has one; `Job` sets it.
@@ -59,6 +61,7 @@ class TaskData:
     task_feature_lengths: Mapping[str, int] = gin.REQUIRED  # pyright: ignore[reportAssignmentType]
     batch_size: int = 16
     seed: int = 0
+    examples_seed: int | None = None
     module: str = "tasks"
     use_cached: bool = False
     buckets: Mapping[str, Sequence[int]] | None = None
@@ -155,7 +158,7 @@ class TaskData:
             tokens = token_cache.train_tokens(self.token_cache, self.made())
         else:
             tokens = self._data().train_tokens(*self._what(), pack=self.pack, **self._how())
-        return [_sampled(task, self.train_examples, self.seed) for task in tokens]
+        return [_sampled(task, self.train_examples, self.seed_of_examples) for task in tokens]
 
     def _train_tokens_of_texts(self) -> list[TaskTokens]:
         if self.token_cache is not None:
@@ -180,7 +183,7 @@ class TaskData:
     def _eval_tasks(self, split: str, most: int | None) -> list[EvalTask]:
         if self.token_cache is None:
             return self._data().eval_tasks(*self._what(), split, max_examples=most, **self._how())
-        settings: dict[str, Any] = {"max_examples": most, "seed": self.seed}
+        settings: dict[str, Any] = {"max_examples": most, "seed": self.seed_of_examples}
         tasks = token_cache.eval_tasks(self.token_cache, self.made(), split, **settings)
         for task in tasks:
             if task.unmeasured:
@@ -229,12 +232,17 @@ class TaskData:
         """Returns what token files are made with."""
         return token_cache.made_now(self.mixture_or_task_name, self.task_feature_lengths, self.pack)
 
+    @property
+    def seed_of_examples(self) -> int:
+        """`examples_seed`, or `seed` where that is None."""
+        return self.seed if self.examples_seed is None else self.examples_seed
+
     def _what(self) -> tuple[str, Mapping[str, int]]:
         return self.mixture_or_task_name, self.task_feature_lengths
 
     def _how(self) -> dict[str, Any]:
         """Settings of all that reads seqio tasks."""
-        return {"seed": self.seed, "use_cached": self.use_cached}
+        return {"seed": self.seed_of_examples, "use_cached": self.use_cached}
 
     def _data(self) -> ModuleType:
         """`frozen_jax.data`, the task module and the caches known to it."""

@@ -328,3 +328,20 @@ def test_layers_are_taken_apart_once():
     first, second = (generation.Writer(lm, Greedy(), 2, Stop()) for _ in range(2))
     for one, other in zip(jax.tree.leaves(first._state), jax.tree.leaves(second._state), strict=True):
         assert one is other
+
+
+def test_long_inputs_are_padded_by_an_eighth_at_most_and_short_ones_to_few_widths():
+    widths = [generation.width_of(length) for length in range(1, 4097)]
+    assert all(width >= length for length, width in enumerate(widths, 1))
+    assert all(width <= 1.125 * length for length, width in enumerate(widths, 1) if length > 256)
+    assert sorted(set(widths[:256])) == [16, 24, 32, 48, 64, 96, 128, 192, 256]
+    assert [generation.width_of(length) for length in (257, 542, 2078, 4096)] == [288, 576, 2304, 4096]
+
+
+def test_a_prefill_is_as_wide_as_the_longest_input_asks_for(monkeypatch):
+    seen = []
+    start = generation.start_texts
+    monkeypatch.setattr(generation, "start_texts", lambda *args: seen.append(args[-1].inputs.shape) or start(*args))
+    inputs = [np.full(length, 5, np.int32) for length in (300, 20)]
+    list(model("llama").generate_many(inputs, max_length=2, slots=1))
+    assert seen == [(1, 320), (1, 24)]

@@ -1,5 +1,6 @@
 """A run's data: settings that contradict each other, or that the LM cannot read."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -7,8 +8,9 @@ import gin
 import numpy as np
 import pytest
 
+from frozen_jax.batching import Ragged, TaskTokens
 from frozen_jax.errors import UserError
-from frozen_jax.ordering import half
+from frozen_jax.ordering import half, sample
 from frozen_jax.runs.job import Job
 from frozen_jax.runs.task_data import TaskData
 from tests import tiny
@@ -128,6 +130,48 @@ def test_a_half_of_the_training_examples_is_of_those_whose_text_says_so():
     assert sum(map(len, few)) == 10
     with pytest.raises(UserError, match="token files hold no text to prepare or to halve"):
         OneTask("written", LENGTHS, train_half=0, token_cache="somewhere")._train_tokens()
+
+
+class FromTokens(TaskData):
+    """Forty examples as token files would give them, and what was asked for; each is one token, its number."""
+
+    def _data(self):
+        tokens = Ragged.from_sequences(np.array([row], np.int32) for row in range(40))
+        task = TaskTokens("written", {"inputs": tokens, "targets": tokens})
+
+        def eval_tasks(*_, max_examples, seed, use_cached):
+            del use_cached
+            whole = modules_of_tiny.written(40)
+            chosen = sample(40, max_examples, seed, "written")
+            return [dataclasses.replace(whole, examples=[whole.examples[row] for row in chosen])]
+
+        return SimpleNamespace(train_tokens=lambda *_, pack, **how: [task], eval_tasks=eval_tasks)
+
+
+def test_runs_of_several_seeds_meet_the_same_examples_in_another_order():
+    """Of a run whose parameters start from a checkpoint nothing else would depend on its seed."""
+    gin.clear_config()
+    settings = {
+        "task_feature_lengths": LENGTHS,
+        "train_examples": 16,
+        "eval_examples": 5,
+        "batch_size": 4,
+        "length_window": 1,
+    }
+    found = [FromTokens("written", seed=seed, examples_seed=7, **settings) for seed in (0, 1)]
+    batches = [data.train_batches() for data in found]
+    orders = [[int(token) for k in range(4) for token in batch.batch(k).inputs[:, 0]] for batch in batches]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == sample(40, 16, 7, "written")
+    assert [asked(data) for data in found] == [sample(40, 5, 7, "written")] * 2
+    others = [asked(FromTokens("written", seed=seed, **settings)) for seed in (0, 1)]
+    assert others == [sample(40, 5, seed, "written") for seed in (0, 1)]
+    assert others[0] != others[1], "without it, the seed decides both"
+
+
+def asked(data):
+    [task] = data.eval_tasks("test")
+    return [example.index for example in task.examples]
 
 
 def test_a_half_depends_on_the_words_alone():
