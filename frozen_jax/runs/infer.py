@@ -196,23 +196,23 @@ def _write(output: epath.Path, done: list[dict]) -> None:
 
 
 def _ask(lm: LanguageModel, model: LanguageModel, answer: _Answerer) -> None:
-    """Shows the frozen LM's answer alone and, if there is one, with the module, for each line typed."""
+    """Shows what is answered with the module, if there is one, and by the frozen LM alone, for each line typed."""
     if are_several() or not sys.stdin.isatty():
         raise UserError(
             "infer: no input file; give --gin.infer.input_file=FILE.jsonl, or run one process in a terminal"
         )
     print("Type a line of text; an empty one ends.")
     for text in _typed():
-        [alone] = answer(lm, [text])
-        for place, passage in enumerate(alone.evidence.get("passages", ()), 1):
+        [first] = answer(model, [text])
+        for place, passage in enumerate(first.evidence.get("passages", ()), 1):
             ranks = ", ".join(f"{stage} {rank}" for stage, rank in passage["ranks"].items())
             print(f"  {place:3}. {passage['title']} ({ranks}; score {passage['score']:.3f})")
-        for one in alone.evidence.get("candidates", ()):
+        for one in first.evidence.get("candidates", ()):
             print(f"  {one['count']:3} times {one['text']} (log-probability {one['log_probability']:.3f})")
-        print(f"  frozen LM alone: {alone.text}")
-        if model is not lm:
-            [beside] = answer(model, [text])
-            print(f"  with {type(model).__name__}: {beside.text}")
+        if model is not lm:  # comes first: the LM alone may go on and on
+            print(f"  with {type(model).__name__}: {first.text}", flush=True)
+            [first] = answer(lm, [text])
+        print(f"  frozen LM alone: {first.text}")
 
 
 def _typed() -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import functools
 
+import gin
 import pytest
 
 from frozen_jax.errors import UserError
@@ -101,6 +102,24 @@ def test_hits_are_retrieved_once(tmp_path, retriever):
     kept = kept_hits(retriever, [QUESTION.text], 7, tmp_path)
     assert kept.passages.tolist() == FakeRetriever(CORPUS).search([QUESTION.text], 7).passages.tolist()
     assert len(retriever.asked) == 1
+
+
+def test_what_a_reranker_learns_from_is_not_reranked_by_it(tmp_path, retriever):
+    """A run binds `Evidence.reranker` to what trains it: asked for here, it would ask for these hits, without end."""
+    gin.bind_parameter("Evidence.reranker", NeverAsked())
+    gin.bind_parameter("Evidence.hits", 2)
+    try:
+        assert kept_hits(retriever, [QUESTION.text], 7, tmp_path).passages.shape == (1, 7)
+    finally:
+        gin.clear_config()
+
+
+class NeverAsked:
+    @property
+    def made(self):
+        raise AssertionError("the re-ranker is asked")
+
+    rerank = made
 
 
 def test_a_gold_passage_of_another_corpus_is_refused(retriever):
