@@ -166,13 +166,19 @@ def eval_tasks(
 
 
 def cacheable(
-    mixture_or_task_name: str, task_feature_lengths: Mapping[str, int], *, seed: int = 0, use_cached: bool = False
+    mixture_or_task_name: str,
+    task_feature_lengths: Mapping[str, int],
+    *,
+    train: bool = False,
+    seed: int = 0,
+    use_cached: bool = False,
 ) -> Iterator[EvalTask]:
-    """Every split but "train" of every task, for `token_cache.write`, read one after the other.
+    """Every split of every task as text, for `token_cache.write`, read one after the other.
 
     Args:
         mixture_or_task_name: registered in a module that has been imported.
         task_feature_lengths: see `train_tokens`.
+        train: also "train", which may be large.
         seed: of random preprocessors.
         use_cached: read the task's seqio cache instead of its source.
 
@@ -185,7 +191,7 @@ def cacheable(
     tasks = task_rates(mixture_or_task_name)
     for task in tasks:
         _check_vocabularies(task, task_feature_lengths)
-    splits = sorted({split for task in tasks for split in task.splits} - {"train"})
+    splits = sorted({split for task in tasks for split in task.splits} - (set() if train else {"train"}))
     what = (mixture_or_task_name, task_feature_lengths)
     return (task for split in splits for task in eval_tasks(*what, split, seed=seed, use_cached=use_cached))
 

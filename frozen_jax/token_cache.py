@@ -4,6 +4,8 @@
     CACHE/TASK/train.inputs.tokens           int32, little-endian: all tokens of the training split, end to end
     CACHE/TASK/train.inputs.offsets          int64: sequence i is tokens[offsets[i] : offsets[i + 1]]
     CACHE/TASK/validation.jsonl, ...         one example a line: tokens, texts, answer choices, fields for the metrics
+    CACHE/TASK/train.jsonl                   the same of the training split, with `cache.train_texts`: for methods that
+                                             prepare texts, such as frozen readers, and for halves of the split
 
 `--run_mode=cache` writes them, TOKEN_CACHE_DIR reads them. What is read is what `frozen_jax.data` would have made:
 batches, order, mixing rates and evaluation examples are the same to the bit. Metrics are found by their names in
@@ -76,21 +78,27 @@ def made_now(mixture_or_task_name: str, task_feature_lengths: Mapping[str, int],
     return Made(mixture_or_task_name, dict(task_feature_lengths), name, sha256, pack, *encoder, template, *p3.limits())
 
 
-def is_complete(directory: epath.PathLike, made: Made) -> bool:
+def is_complete(directory: epath.PathLike, made: Made, train_texts: bool = False) -> bool:
     """Whether the cache is there already.
 
     Args:
         directory: where it is, local or gs://.
         made: what it is to be made with.
+        train_texts: whether the texts of the training split are wanted too.
 
     Returns:
         False if nothing is there, or only what a run that was killed has left.
 
     Raises:
-        UserError: if a cache is there that was made with something else.
+        UserError: if a cache is there that was made with something else, or without those texts.
     """
     folder = cloud_storage.open_path(directory)
-    return (folder / _MANIFEST).exists() and bool(_manifest(folder, made))
+    if not (folder / _MANIFEST).exists():
+        return False
+    manifest = _manifest(folder, made)
+    if train_texts:
+        _check_train_texts(folder, manifest)
+    return True
 
 
 def write(directory: epath.PathLike, made: Made, train: Iterable[TaskTokens], evaluation: Iterable[EvalTask]) -> None:
@@ -100,7 +108,7 @@ def write(directory: epath.PathLike, made: Made, train: Iterable[TaskTokens], ev
         directory: where to, local or gs://; it is made.
         made: what it was made with.
         train: the training split of every task that has one.
-        evaluation: the other splits, whole.
+        evaluation: the other splits, whole; also the training split where its texts are wanted.
     """
     folder = cloud_storage.open_path(directory)
     manifest: dict[str, Any] = {"format": FORMAT, "made": dataclasses.asdict(made), "train": [], "evaluation": []}
@@ -134,6 +142,32 @@ def train_tokens(directory: epath.PathLike, made: Made) -> list[TaskTokens]:
     if not found:
         raise UserError(f"{folder}: this token cache holds no split 'train'")
     return found
+
+
+def train_texts(
+    directory: epath.PathLike, made: Made, *, max_examples: int | None = None, seed: int = 0
+) -> list[tuple[EvalTask, float]]:
+    """The training split as text, of every task that is trained on, with its mixing rate.
+
+    Args:
+        directory: where the cache is.
+        made: what it must have been made with.
+        max_examples: no more than so many of a task.
+        seed: of that choice.
+
+    Returns:
+        The tasks, as `eval_tasks` gives other splits.
+
+    Raises:
+        UserError: as `train_tokens`, or if the cache was made without the texts.
+    """
+    folder = cloud_storage.open_path(directory)
+    with _reading(folder):
+        manifest = _manifest(folder, made)
+        _check_train_texts(folder, manifest)
+        rates = {task["task"]: float(task["rate"]) for task in manifest["train"]}
+    found = eval_tasks(directory, made, "train", max_examples=max_examples, seed=seed)
+    return [(task, rates[task.name]) for task in found if task.name in rates]
 
 
 def eval_tasks(
@@ -190,6 +224,14 @@ def _manifest(folder: epath.Path, made: Made) -> dict[str, Any]:
             "name another TOKEN_CACHE_DIR and cache into it"
         )
     return manifest
+
+
+def _check_train_texts(folder: epath.Path, manifest: Mapping[str, Any]) -> None:
+    if not any(task["split"] == "train" for task in manifest["evaluation"]):
+        raise UserError(
+            f"{folder}: this token cache holds the training split as tokens alone; preparing or halving it needs its "
+            "texts: name another TOKEN_CACHE_DIR and cache into it with --gin.cache.train_texts=True"
+        )
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], of_p3: bool) -> Iterator[tuple[str, str, str]]:

@@ -222,6 +222,24 @@ def test_without_its_manifest_a_cache_counts_as_absent(made, tmp_path):
         token_cache.train_tokens(tmp_path, made)
 
 
+def test_the_training_split_is_there_as_text_where_that_was_wanted(made, tmp_path):
+    train = [dataclasses.replace(eval_task(name), split="train") for name in ("one", "untrained")]
+    token_cache.write(tmp_path, made, [tokens(rate=0.5)], [*train, eval_task()])
+    [(task, rate)] = token_cache.train_texts(tmp_path, made, max_examples=4, seed=3)
+    assert (task.name, task.split, rate) == ("one", "train", 0.5)
+    assert [e.index for e in task.examples] == sample(20, 4, 3, "one")
+    assert task.examples[0].inputs_text == "zero"
+    assert token_cache.is_complete(tmp_path, made, train_texts=True)
+
+
+def test_texts_of_the_training_split_that_are_not_there_are_asked_for(made, tmp_path):
+    token_cache.write(tmp_path, made, [tokens()], [eval_task()])
+    assert token_cache.is_complete(tmp_path, made)
+    for ask in (token_cache.train_texts, lambda *what: token_cache.is_complete(*what, train_texts=True)):
+        with pytest.raises(UserError, match=r"as tokens alone; .* cache into it with --gin.cache.train_texts=True"):
+            ask(tmp_path, made)
+
+
 def test_a_split_that_is_not_there_is_named(made, tmp_path):
     token_cache.write(tmp_path, made, [], [eval_task()])
     with pytest.raises(UserError, match="holds no split 'validation' to evaluate on; it holds: test"):

@@ -123,7 +123,9 @@ def kept_hits(retriever: Retriever, questions: Sequence[str], count: int, direct
     Raises:
         UserError: as `Evidence.find`.
     """
-    return Evidence(retriever, directory, reranker=None, hits=count).find([{"inputs": text} for text in questions])["retrieved"]
+    return Evidence(retriever, directory, reranker=None, hits=count).find([{"inputs": text} for text in questions])[
+        "retrieved"
+    ]
 
 
 def judge(questions: Sequence[Question], hits: Hits, corpus: Corpus) -> list[Judged]:

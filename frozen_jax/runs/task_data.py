@@ -162,13 +162,17 @@ class TaskData:
 
     def _train_tokens_of_texts(self) -> list[TaskTokens]:
         if self.token_cache is not None:
-            raise UserError("token files hold no text to prepare or to halve; leave TOKEN_CACHE_DIR = None here")
-        rates = {task.name: rate for task, rate in self._data().find_tasks(self.mixture_or_task_name, "train").items()}
-        tasks = [self._halved(task) for task in self._eval_tasks("train", self.train_examples) if rates[task.name]]
+            settings: dict[str, Any] = {"max_examples": self.train_examples, "seed": self.seed_of_examples}
+            found = token_cache.train_texts(self.token_cache, self.made(), **settings)
+        else:
+            rates = self._data().find_tasks(self.mixture_or_task_name, "train").items()
+            rates = {task.name: rate for task, rate in rates}
+            found = [(task, rates[task.name]) for task in self._eval_tasks("train", self.train_examples)]
+        tasks = [(self._halved(task), rate) for task, rate in found if rate]
         if self.prepare is None:
-            return [as_tokens(task, rates[task.name]) for task in tasks]
+            return [as_tokens(task, rate) for task, rate in tasks]
         preparing = self._preparing(self.prepare)
-        return [preparing.train_tokens(task, rates[task.name]) for task in tasks]
+        return [preparing.train_tokens(task, rate) for task, rate in tasks]
 
     def _halved(self, task: EvalTask) -> EvalTask:
         if self.train_half is None:
@@ -221,10 +225,10 @@ class TaskData:
         """Returns whether `input_tokens` leaves something of a text out."""
         return len(lm_tokenizer().encode(text)) >= self.task_feature_lengths["inputs"]
 
-    def write_token_cache(self, directory: epath.PathLike) -> None:
-        """Writes every split as token files, see `token_cache.write`."""
+    def write_token_cache(self, directory: epath.PathLike, train_texts: bool = False) -> None:
+        """Writes every split as token files, see `token_cache.write`; also the texts of the training split."""
         data = self._data()
-        evaluation = data.cacheable(*self._what(), **self._how())
+        evaluation = data.cacheable(*self._what(), train=train_texts, **self._how())
         train = data.train_tokens(*self._what(), pack=self.pack, **self._how())
         token_cache.write(directory, self.made(), train, evaluation)
 

@@ -61,6 +61,19 @@ def test_a_host_without_seqio_trains_and_evaluates_as_others_do(tmp_path, bare, 
     assert "12 (validation)" in evaluated.stdout
 
 
+def test_a_host_without_seqio_trains_on_a_half_where_the_texts_are_there(tmp_path, bare, monkeypatch):
+    half = ["--gin.MIXTURE_OR_TASK_NAME=tiny_written", "--gin.TaskData.train_half=1", "--gin.train.report_split=None"]
+    with monkeypatch.context() as patch:
+        patch.delenv("PYTHONPATH")
+        files = cached(tmp_path / "texts", half[0], "--gin.cache.train_texts=True")
+        assert run(*half, f"--gin.MODEL_DIR={tmp_path / 'with'}").returncode == 0
+        alone = cached(tmp_path / "tokens", half[0])
+    done = bare(*half, f"--gin.MODEL_DIR={tmp_path / 'without'}", files)
+    assert done.returncode == 0, done.stderr
+    assert figures(tmp_path / "with" / "metrics.jsonl") == figures(tmp_path / "without" / "metrics.jsonl")
+    assert "as tokens alone" in mistake(*half, f"--gin.MODEL_DIR={tmp_path / 'none'}", alone)
+
+
 def test_a_second_time_nothing_is_done_and_other_lengths_are_refused(tmp_path):
     files = cached(tmp_path / "tokens")
     again = run("--run_mode=cache", files)
