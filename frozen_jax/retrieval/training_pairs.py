@@ -123,9 +123,8 @@ def kept_hits(retriever: Retriever, questions: Sequence[str], count: int, direct
     Raises:
         UserError: as `Evidence.find`.
     """
-    return Evidence(retriever, directory, reranker=None, hits=count).find([{"inputs": text} for text in questions])[
-        "retrieved"
-    ]
+    evidence = Evidence(retriever, directory, reranker=None, hits=count)  # gin's re-ranker may learn from these hits
+    return evidence.find([{"inputs": text} for text in questions])["retrieved"]
 
 
 def judge(questions: Sequence[Question], hits: Hits, corpus: Corpus) -> list[Judged]:
