@@ -38,17 +38,20 @@ def cached(folder, *arguments):
     return f"--gin.TOKEN_CACHE_DIR={folder}"
 
 
-@pytest.mark.parametrize("task", ["tiny_chosen", "tiny_written"])
-def test_a_host_without_seqio_trains_and_evaluates_as_others_do(tmp_path, bare, task, monkeypatch):
+@pytest.mark.parametrize(
+    ("task", "trained_on"), [("tiny_chosen", []), ("tiny_written", ["--gin.TaskData.train_half=1"])]
+)
+def test_a_host_without_seqio_trains_and_evaluates_as_others_do(tmp_path, bare, task, trained_on, monkeypatch):
+    """Also on a half of the training split, for which its texts have to be there."""
     name = f"--gin.MIXTURE_OR_TASK_NAME={task}"
     with monkeypatch.context() as patch:
         patch.delenv("PYTHONPATH")
-        files = cached(tmp_path / "tokens", name)
-        with_seqio = run(name, f"--gin.MODEL_DIR={tmp_path / 'with'}")
+        files = cached(tmp_path / "tokens", name, f"--gin.cache.train_texts={bool(trained_on)}")
+        with_seqio = run(name, *trained_on, f"--gin.MODEL_DIR={tmp_path / 'with'}")
     message = mistake(name, f"--gin.MODEL_DIR={tmp_path / 'none'}")
     assert "this host lacks (no seqio on this host)" in message
     assert message.endswith("make token files where they are, with --run_mode=cache, and set TOKEN_CACHE_DIR")
-    done = bare(name, f"--gin.MODEL_DIR={tmp_path / 'without'}", files)
+    done = bare(name, *trained_on, f"--gin.MODEL_DIR={tmp_path / 'without'}", files)
     assert done.returncode == 0, done.stderr
     assert figures(tmp_path / "with" / "metrics.jsonl") == figures(tmp_path / "without" / "metrics.jsonl")
     assert done.stdout.splitlines()[:3] == with_seqio.stdout.splitlines()[:3]
@@ -59,19 +62,6 @@ def test_a_host_without_seqio_trains_and_evaluates_as_others_do(tmp_path, bare, 
     evaluated = bare(name, f"--gin.MODEL_DIR={tmp_path / 'without'}", files, "--run_mode=eval")
     assert "with PromptTuning" in evaluated.stdout
     assert "12 (validation)" in evaluated.stdout
-
-
-def test_a_host_without_seqio_trains_on_a_half_where_the_texts_are_there(tmp_path, bare, monkeypatch):
-    half = ["--gin.MIXTURE_OR_TASK_NAME=tiny_written", "--gin.TaskData.train_half=1", "--gin.train.report_split=None"]
-    with monkeypatch.context() as patch:
-        patch.delenv("PYTHONPATH")
-        files = cached(tmp_path / "texts", half[0], "--gin.cache.train_texts=True")
-        assert run(*half, f"--gin.MODEL_DIR={tmp_path / 'with'}").returncode == 0
-        alone = cached(tmp_path / "tokens", half[0])
-    done = bare(*half, f"--gin.MODEL_DIR={tmp_path / 'without'}", files)
-    assert done.returncode == 0, done.stderr
-    assert figures(tmp_path / "with" / "metrics.jsonl") == figures(tmp_path / "without" / "metrics.jsonl")
-    assert "as tokens alone" in mistake(*half, f"--gin.MODEL_DIR={tmp_path / 'none'}", alone)
 
 
 def test_a_second_time_nothing_is_done_and_other_lengths_are_refused(tmp_path):
