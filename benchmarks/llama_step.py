@@ -85,10 +85,10 @@ def ours(args: argparse.Namespace, inputs: np.ndarray, targets: np.ndarray) -> t
     masks = [np.ones(part.shape, bool) for part in (inputs, targets)]
     tokens = [part.astype(np.int32) for part in (inputs, targets)]
     batch = Batch(tokens[0], masks[0], tokens[1], masks[1].astype(np.float32))
-    held = [state]
 
     def one() -> None:
-        held[0], metrics = step(held[0], split.frozen, partitioning.put_batch(batch, mesh))
+        nonlocal state
+        state, metrics = step(state, split.frozen, partitioning.put_batch(batch, mesh))
         jax.block_until_ready(metrics)
 
     device, seconds = jax.devices()[0], timed(args, one)

@@ -165,14 +165,11 @@ class TaskData:
             settings: dict[str, Any] = {"max_examples": self.train_examples, "seed": self.seed_of_examples}
             found = token_cache.train_texts(self.token_cache, self.made(), **settings)
         else:
-            rates = self._data().find_tasks(self.mixture_or_task_name, "train").items()
-            rates = {task.name: rate for task, rate in rates}
+            tasks = self._data().find_tasks(self.mixture_or_task_name, "train")
+            rates = {task.name: rate for task, rate in tasks.items()}
             found = [(task, rates[task.name]) for task in self._eval_tasks("train", self.train_examples)]
-        tasks = [(self._halved(task), rate) for task, rate in found if rate]
-        if self.prepare is None:
-            return [as_tokens(task, rate) for task, rate in tasks]
-        preparing = self._preparing(self.prepare)
-        return [preparing.train_tokens(task, rate) for task, rate in tasks]
+        make = as_tokens if self.prepare is None else self._preparing(self.prepare).train_tokens
+        return [make(self._halved(task), rate) for task, rate in found if rate]
 
     def _halved(self, task: EvalTask) -> EvalTask:
         if self.train_half is None:

@@ -161,4 +161,4 @@ def test_smollm2_from_the_wheel():
     first, others = inputs[:, :1], inputs[:, 1:]
     real = np.arange(1, inputs.shape[1])[None] < lengths[:, None]
     _assert_logits_agree(lm, peer, first, np.ones_like(lengths), others, real)
-    _assert_greedy_agrees(lm, peer, inputs, lengths, 12)
+    _assert_greedy_agrees(lm, peer, inputs, lengths, 32)
