@@ -9,13 +9,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.xla_flags import COMPILED_QUICKLY
+
 # Read when JAX is imported, and inherited by every process that a test starts.
 _CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
-    # A quarter less time: tests compile much and compute little.
-    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
-    "--xla_backend_optimization_level=0".strip(),
+    "XLA_FLAGS": (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {COMPILED_QUICKLY}".strip()
+    ),
     "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(_CACHE)),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     # A bound is what makes JAX lock the cache, and the tests' processes share one.

@@ -18,6 +18,8 @@ from typing import Any
 
 import jax
 
+from tests.xla_flags import COMPILED_QUICKLY
+
 _SECONDS = 600
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -27,7 +29,7 @@ def run(function: str, count: int, folder: pathlib.Path) -> list[Any]:
     folder.mkdir()
     with contextlib.closing(socket.create_server(("localhost", 0))) as server:
         port = server.getsockname()[1]
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"  # as in conftest.py
+    flags = f"--xla_force_host_platform_device_count=2 {COMPILED_QUICKLY}"
     environment = {**os.environ, "PYTHONPATH": str(_ROOT), "XLA_FLAGS": flags}
     arguments = [sys.executable, "-m", "tests.processes", function, str(port), str(count)]
     logs = [folder / f"log-{index}" for index in range(count)]

@@ -1,4 +1,4 @@
-"""How the backward pass of a layer is cut: what it keeps, what it computes again, and what it writes down between.
+"""How a layer multiplies, and how its backward pass is cut: what it keeps, computes again, and writes down between.
 
 In float32 it changes no number. docs/pods.md has what each part brings, by the estimate of the compiler for TPUs.
 """
@@ -15,9 +15,10 @@ from jaxtyping import Float
 
 from frozen_jax.types import Array
 
-_HEADS = "heads"
+_HEADS, _PRODUCTS = "heads", "products"
 KEPT = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names(_HEADS)
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(_HEADS, _PRODUCTS),
 )
 """For `jax.checkpoint`: a layer keeps what its linear maps gave, split into heads where attention reads it so."""
 
@@ -58,3 +59,36 @@ def _softmax_jvp(dtype: Any, primals: tuple[Any], tangents: tuple[Any]) -> tuple
     weights = softmax(primals[0], dtype)
     used, change = weights.astype(jnp.float32), tangents[0]
     return weights, (used * (change - jnp.sum(used * change, axis=-1, keepdims=True))).astype(dtype)
+
+
+def product(x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*batch outputs"]:
+    """Returns x @ kernel, both of one dtype, in that dtype.
+
+    CPUs multiply bfloat16 into float32 alone. Asked for bfloat16, XLA would convert both to float32 first, and be
+    slower than float32 is (benchmarks/README.md); so on CPUs products are asked for in float32, then rounded.
+    """
+    return x @ kernel if x.dtype != jnp.bfloat16 else checkpoint_name(_product(x, kernel), _PRODUCTS)
+
+
+@jax.custom_vjp
+def _product(x: Any, kernel: Any) -> Any:
+    return _contracted(x, kernel, [x.ndim - 1], [0])
+
+
+def _product_backward(kept: tuple[Any, Any], gradient: Any) -> tuple[Any, Any]:
+    x, kernel = kept
+    rows = list(range(x.ndim - 1))
+    return _contracted(gradient, kernel, [x.ndim - 1], [1]), _contracted(x, gradient, rows, rows)
+
+
+_product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_backward)
+
+
+def _contracted(x: Any, y: Any, of_x: list[int], of_y: list[int]) -> Any:
+    """Sums over these axes of both."""
+
+    def contract(x: Any, y: Any, summed: Any) -> Any:
+        return jnp.tensordot(x, y, (of_x, of_y), preferred_element_type=summed).astype(x.dtype)
+
+    cpu, default = (functools.partial(contract, summed=dtype) for dtype in (jnp.float32, x.dtype))
+    return jax.lax.platform_dependent(x, y, cpu=cpu, default=default)

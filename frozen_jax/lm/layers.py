@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
-from frozen_jax.lm.backward import KEPT, apart, kept_heads, softmax
+from frozen_jax.lm.backward import KEPT, apart, kept_heads, product, softmax
 from frozen_jax.types import Array
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -69,7 +69,7 @@ class Dense(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Applies the map in the dtype of x."""
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = product(x, self.kernel[...].astype(x.dtype))
         if hasattr(self, "bias"):
             y = y + jnp.expand_dims(self.bias[...].astype(x.dtype), range(x.ndim - 1))
         return y

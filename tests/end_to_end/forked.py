@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 
-ONE_DEVICE = "--xla_backend_optimization_level=0"  # XLA_FLAGS of a process; as in conftest.py, compiled quickly
+from tests.xla_flags import COMPILED_QUICKLY
+
+ONE_DEVICE = COMPILED_QUICKLY  # XLA_FLAGS of a process
 ROOT = pathlib.Path(__file__).parents[2]
 _SECONDS = 600
 _server = multiprocessing.get_context("forkserver")

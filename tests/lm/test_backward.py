@@ -1,28 +1,38 @@
-"""How the backward pass of a layer is cut."""
+"""How a layer multiplies, and how its backward pass is cut."""
+
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from frozen_jax.lm.backward import KEPT, apart, kept_heads, softmax
+from frozen_jax.lm.backward import KEPT, apart, kept_heads, product, softmax
 
 GIVEN = np.random.default_rng(0).normal(size=(1, 2, 3, 5)).astype(np.float32)
 
 
-def test_heads_are_kept_as_attention_reads_them_and_not_twice():
-    def body(x, kernel):
-        heads = kept_heads((x @ kernel).swapaxes(2, 3))  # [1, 2, 6, 5]
-        return jnp.einsum("bhqs,bhks->bhqk", jnp.exp(jnp.einsum("bhqk,bhks->bhqs", x, heads)), heads), None
+def kept(body, x):
+    """Shapes and dtypes of what the forward pass keeps of four layers."""
 
     def loss(x):
-        step = jax.checkpoint(body, policy=KEPT, prevent_cse=False)
-        return jnp.sum(jax.lax.scan(step, x, jnp.ones((4, 6, 6)))[0] ** 2)
+        step = jax.checkpoint(lambda x, _: (body(x), None), policy=KEPT, prevent_cse=False)
+        return jnp.sum(jax.lax.scan(step, x, length=4)[0].astype(jnp.float32) ** 2)
 
-    jaxpr = jax.make_jaxpr(jax.grad(loss))(jnp.ones((1, 2, 5, 6)))
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(x)
     forward = next(equation for equation in jaxpr.eqns if equation.primitive.name == "scan")
-    kept = [var.aval.shape for var in forward.outvars if var.aval.shape[0] == 4]
-    assert sorted(kept) == [(4, 1, 2, 5, 6), (4, 1, 2, 6, 5)]  # the layer's input, and its heads
+    return sorted(var.aval.str_short(short_dtypes=True) for var in forward.outvars if var.aval.shape[0] == 4)
+
+
+def test_heads_are_kept_as_attention_reads_them_and_not_twice():
+    def body(x):
+        heads = kept_heads((x @ jnp.ones((6, 6))).swapaxes(2, 3))  # [1, 2, 6, 5]
+        return jnp.einsum("bhqs,bhks->bhqk", jnp.exp(jnp.einsum("bhqk,bhks->bhqs", x, heads)), heads)
+
+    assert kept(body, jnp.ones((1, 2, 5, 6))) == [
+        "f32[4,1,2,5,6]",
+        "f32[4,1,2,6,5]",
+    ]  # the layer's input, and its heads
 
 
 def both(function):
@@ -55,3 +65,37 @@ def test_gradients_are_written_down_on_tpus_alone(platform, barriers):
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(jnp.tanh(apart(2 * x)))))
     lowered = gradient.trace(GIVEN).lower(lowering_platforms=(platform,))
     assert lowered.as_text().count("optimization_barrier") == barriers
+
+
+def of_bfloat16(x, kernel):
+    return jnp.sum(jnp.sin(product(x, kernel)).astype(jnp.float32))
+
+
+X, KERNEL = GIVEN[0].astype(jnp.bfloat16), GIVEN.reshape(6, 5)[:5].astype(jnp.bfloat16)
+
+
+def products_of(function, *arguments, platform, summed):
+    """How many products are in the program for a platform; all of them are of bfloat16, and give `summed`."""
+    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+    found = [line for line in lowered.splitlines() if "dot_general" in line]
+    assert all(re.search(rf"xbf16>, tensor<[x\d]+xbf16>\) -> tensor<[x\d]+x{summed}>", line) for line in found), found
+    return len(found)
+
+
+@pytest.mark.parametrize(("platform", "summed"), [("cpu", "f32"), ("tpu", "bf16"), ("cuda", "bf16")])
+def test_products_of_bfloat16_are_asked_for_as_the_platform_has_them(platform, summed):
+    assert (
+        products_of(jax.value_and_grad(of_bfloat16, argnums=(0, 1)), X, KERNEL, platform=platform, summed=summed) == 3
+    )
+
+
+def test_they_are_those_of_float32_rounded_and_kept_for_the_backward_pass():
+    wide = [x.astype(jnp.float32) for x in (X, KERNEL)]
+    np.testing.assert_array_equal(product(X, KERNEL), jnp.matmul(*wide).astype(jnp.bfloat16))
+    gradients = jax.grad(of_bfloat16, argnums=(0, 1))(X, KERNEL)
+    wanted = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(x @ kernel)), argnums=(0, 1))(*wide)
+    for one, other in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(one.astype(jnp.float32), other, rtol=2e-2, atol=2e-2)
+    assert (
+        kept(lambda x: jnp.sin(product(jnp.sin(x), KERNEL)), X) == ["bf16[4,2,3,5]"] * 2
+    )  # the input, and the product
