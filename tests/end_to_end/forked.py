@@ -30,15 +30,38 @@ _server.set_forkserver_preload(["frozen_jax.data", "run"])
 
 def run(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """Runs run.py in the root of the project."""
-    with tempfile.TemporaryDirectory() as folder:
-        streams = [pathlib.Path(folder) / name for name in ("stdout", "stderr")]
-        child = start(run_py, arguments, environment, streams)
-        child.join(_SECONDS)
-        if child.exitcode is None:
-            child.kill()
-            raise subprocess.TimeoutExpired(list(arguments), _SECONDS)
-        stdout, stderr = (stream.read_text() for stream in streams)
-    return subprocess.CompletedProcess(list(arguments), child.exitcode, stdout, stderr)
+    return Running(run_py, arguments, environment).ended()
+
+
+class Running:
+    """A function in a process, whose end can be waited for."""
+
+    def __init__(self, main: Callable[..., None], arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Starts it in the root of the project."""
+        self._arguments, self._folder = list(map(str, arguments)), tempfile.TemporaryDirectory()
+        self._streams = [pathlib.Path(self._folder.name) / name for name in ("stdout", "stderr")]
+        self._child = start(main, self._arguments, environment, self._streams)
+
+    def send(self, signal: int) -> None:
+        """Sends a signal, unless it has ended."""
+        if self.runs() and self._child.pid is not None:
+            os.kill(self._child.pid, signal)
+
+    def runs(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._child.exitcode is None
+
+    def ended(self, seconds: float = _SECONDS) -> subprocess.CompletedProcess[str]:
+        """Waits for its end; when it is late it is killed, and this raises."""
+        self._child.join(seconds)
+        if late := self.runs():
+            self._child.kill()
+            self._child.join()
+        with self._folder:
+            stdout, stderr = (stream.read_text() if stream.exists() else "" for stream in self._streams)
+        if late:
+            raise subprocess.TimeoutExpired(self._arguments, seconds, stdout, stderr)
+        return subprocess.CompletedProcess(self._arguments, self._child.exitcode or 0, stdout, stderr)
 
 
 def start(

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -36,35 +34,28 @@ def cloud():
         yield server
 
 
-def started(cloud, *command):
-    """A process on one device, to which `gs://` is the emulator."""
-    environment = {**os.environ, **cloud.environment, "XLA_FLAGS": ONE_DEVICE, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *map(str, command)]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def finished(cloud, main, *arguments, dies_before=None):
+    """The exit status of a process on one device to which `gs://` is the emulator, and what it printed.
 
-
-def finished(cloud, *command, dies_before=None):
-    """Its exit status and what it printed; killed as it is about to write an object of such a name."""
-    process = started(cloud, *command)
+    It is killed as it is about to write an object of such a name.
+    """
+    process = forked.Running(main, arguments, {**os.environ, **cloud.environment, "XLA_FLAGS": ONE_DEVICE})
 
     def die(name):
         if dies_before and re.search(dies_before, name):
-            process.send_signal(signal.SIGKILL)
+            process.send(signal.SIGKILL)
             raise ConnectionAbortedError
 
     cloud.about_to_write = die
     try:
-        printed, errors = process.communicate(timeout=300)
+        done = process.ended()
     finally:
-        process.kill()
         cloud.about_to_write = lambda name: None
-    return process.returncode, printed, errors
+    return done.returncode, done.stdout, done.stderr
 
 
 def run(cloud, *arguments, **options):
-    return finished(cloud, "run.py", "--gin_file=tests/end_to_end/tiny.gin", *arguments, **options)
+    return finished(cloud, forked.run_py, "--gin_file=tests/end_to_end/tiny.gin", *arguments, **options)
 
 
 @pytest.fixture(scope="module")
@@ -138,14 +129,14 @@ def test_infer_reads_and_writes_the_bucket_and_goes_on_where_it_stopped(cloud, t
 @pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_from_what_was_whole(cloud, tmp_path):
     local = tmp_path / "local"
-    assert finished(cloud, training_process.__file__, local)[:2] == (0, "from 0\n")
+    assert finished(cloud, training_process.process, local)[:2] == (0, "from 0\n")
     allowed = {0}
     for name, next_allowed in DEATHS:
-        status, printed, errors = finished(cloud, training_process.__file__, "gs://bucket/run", dies_before=name)
+        status, printed, errors = finished(cloud, training_process.process, "gs://bucket/run", dies_before=name)
         assert status == -signal.SIGKILL, f"it was to die before {name}: {errors}"
         assert printed in {f"from {first}\n" for first in allowed}
         allowed = next_allowed
-    status, printed, errors = finished(cloud, training_process.__file__, "gs://bucket/run")
+    status, printed, errors = finished(cloud, training_process.process, "gs://bucket/run")
     assert status == 0, errors
     assert printed in {f"from {first}\n" for first in allowed}
     copy = cloud.download("run", tmp_path / "copy")

@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,10 +11,8 @@ import pytest
 from etils import epath
 
 from frozen_jax import checkpoints
-from tests.end_to_end import training_process
-from tests.end_to_end.forked import ONE_DEVICE
+from tests.end_to_end import forked, training_process
 
-ROOT = Path(__file__).parents[2]
 TIMES = {"seconds_per_step", "examples_per_second", "real_tokens_per_second", "padding_tokens_per_second"}
 
 # When a process dies, and from which steps the next may go on: what was being saved may or may not be whole.
@@ -33,9 +28,8 @@ DEATHS = [
 
 def train(folder, *moment):
     """Trains in a process on one device, and returns its exit status and what it printed."""
-    environment = {**os.environ, "XLA_FLAGS": ONE_DEVICE, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, training_process.__file__, str(folder), *map(str, moment)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    environment = {**os.environ, "XLA_FLAGS": forked.ONE_DEVICE}
+    done = forked.Running(training_process.process, [folder, *moment], environment).ended()
     return done.returncode, done.stdout, done.stderr
 
 

@@ -1,7 +1,5 @@
 """Trains a prompt for a tiny T5 in a process of its own, which can be told when to die.
 
-    python training_process.py MODEL_DIR [MOMENT STEP]
-
 The tiny T5 was written by T5X; the batches are made up. Moments, of which none lets anything be finished:
 
     batch      as the batch of a step is asked for
@@ -73,7 +71,7 @@ class Mortal(Checkpointer):
                 setattr(os, name, dying_for(self.directory / "checkpoints" / str(step), getattr(os, name)))
         elif self.moment == "full":
             self.wait()
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))  # stderr is a file as well
 
 
 def dying_for(folder, rename):
@@ -140,11 +138,12 @@ def main(directory, moment="", at="-1"):
         )
 
 
-if __name__ == "__main__":
+def process(*arguments):
+    """Is the whole process, and ends it as run.py would."""
     environment.prepare()
     preemption.listen()
     try:
-        main(*sys.argv[1:])
+        main(*arguments)
     except preemption.Preempted as told:
         print(f"preempted: {told}", file=sys.stderr, flush=True)
         os._exit(preemption.EXIT_STATUS)

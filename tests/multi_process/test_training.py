@@ -8,10 +8,7 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,7 +18,6 @@ from frozen_jax import checkpoints
 from tests.end_to_end import forked
 from tests.end_to_end.test_kill_and_resume import arrays
 
-ROOT = Path(__file__).parents[2]
 SEVERAL = "--gin_file=tests/multi_process/several.gin"
 SLOW = "--gin_file=tests/multi_process/slow.gin"
 STEPS = 24  # of several.gin
@@ -42,36 +38,29 @@ class Job:
         self.processes = []
         for index in range(count):
             last = differing if index == count - 1 else ()
-            command = [sys.executable, "run.py", *who, f"--process_index={index}", *arguments, *last]
-            self.processes.append(
-                subprocess.Popen(
-                    command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-                )
-            )
+            given = [*who, f"--process_index={index}", *arguments, *last]
+            self.processes.append(forked.Running(forked.run_py, given, environment))
 
     def ends(self, seconds=300):
         """The exit status and stderr of every process."""
-        ends = []
-        for process in self.processes:
-            _, stderr = process.communicate(timeout=seconds)
-            ends.append((process.returncode, stderr))
-        return ends
+        ends = [process.ended(seconds) for process in self.processes]
+        return [(end.returncode, end.stderr) for end in ends]
 
     def reaches(self, folder, step):
         """Returns when that step is in the metrics, which are written before every save."""
         deadline = time.monotonic() + 120
         while not (lines := losses(folder)) or max(lines) < step:
             assert time.monotonic() < deadline
-            assert all(process.poll() is None for process in self.processes), self.ends()
+            assert all(process.runs() for process in self.processes), self.ends()
             time.sleep(0.05)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for process in self.processes:
-            process.kill()
-            process.communicate()
+        for process in filter(forked.Running.runs, self.processes):
+            process.send(signal.SIGKILL)
+            process.ended()
 
 
 def lines_of(folder, kind):
@@ -109,7 +98,7 @@ def story(tmp_path_factory):
     found, arguments = {"root": root}, [SEVERAL, SLOW, tokens, f"--gin.MODEL_DIR={root / 'several'}"]
     with Job(2, *arguments) as job:
         job.reaches(root / "several", 8)
-        job.processes[1].kill()
+        job.processes[1].send(signal.SIGKILL)
         killed = time.monotonic()
         found["killed"] = job.ends()
         found["seconds"] = time.monotonic() - killed
@@ -117,7 +106,7 @@ def story(tmp_path_factory):
     alone(tokens, f"--gin.MODEL_DIR={root / 'rest_alone'}")
     with Job(4, *arguments) as job:
         job.reaches(root / "several", 12)
-        job.processes[2].send_signal(signal.SIGTERM)
+        job.processes[2].send(signal.SIGTERM)
         found["told"] = job.ends()
         found["saved"] = int(checkpoints.find(root / "several" / "checkpoints").name)
     with Job(2, *arguments) as job:
