@@ -12,7 +12,8 @@ WORKERS ?= 2
 TESTS ?= tests
 
 python := $(VENV)/bin/python
-install := $(python) -m pip install --quiet --disable-pip-version-check
+# Python compiles what it imports; pip would compile all of 17,000 files first, which takes 40 seconds.
+install := $(python) -m pip install --quiet --disable-pip-version-check --no-compile
 to_run := $(VENV)/.installed-to-run
 to_test := $(VENV)/.installed-to-test
 
