@@ -71,7 +71,9 @@ def product(x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outpu
 
 
 @jax.custom_vjp
-def _product(x: Any, kernel: Any) -> Any:
+def _product(
+    x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]
+) -> Float[Array, "*batch outputs"]:
     return _contracted(x, kernel, [x.ndim - 1], [0])
 
 
@@ -84,7 +86,9 @@ def _product_backward(kept: tuple[Any, Any], gradient: Any) -> tuple[Any, Any]:
 _product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_backward)
 
 
-def _contracted(x: Any, y: Any, of_x: list[int], of_y: list[int]) -> Any:
+def _contracted(
+    x: Float[Array, "..."], y: Float[Array, "..."], of_x: list[int], of_y: list[int]
+) -> Float[Array, "..."]:
     """Sums over these axes of both."""
 
     def contract(x: Any, y: Any, summed: Any) -> Any:

@@ -28,6 +28,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from frozen_jax.errors import UserError
+from frozen_jax.lm.backward import product
 from frozen_jax.lm.base import LanguageModel
 from frozen_jax.lm.layers import Dense
 from frozen_jax.methods.base import Method
@@ -46,7 +47,7 @@ class LowRank(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Applies the map in the dtype of x."""
-        return x @ self.a[...].astype(x.dtype) @ self.b[...].astype(x.dtype) * self.scale
+        return product(product(x, self.a[...].astype(x.dtype)), self.b[...].astype(x.dtype)) * self.scale
 
 
 class _Sum(nnx.Module):

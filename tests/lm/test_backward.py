@@ -29,10 +29,8 @@ def test_heads_are_kept_as_attention_reads_them_and_not_twice():
         heads = kept_heads((x @ jnp.ones((6, 6))).swapaxes(2, 3))  # [1, 2, 6, 5]
         return jnp.einsum("bhqs,bhks->bhqk", jnp.exp(jnp.einsum("bhqk,bhks->bhqs", x, heads)), heads)
 
-    assert kept(body, jnp.ones((1, 2, 5, 6))) == [
-        "f32[4,1,2,5,6]",
-        "f32[4,1,2,6,5]",
-    ]  # the layer's input, and its heads
+    layers_input, heads = "f32[4,1,2,5,6]", "f32[4,1,2,6,5]"
+    assert kept(body, jnp.ones((1, 2, 5, 6))) == [layers_input, heads]
 
 
 def both(function):
@@ -84,9 +82,8 @@ def products_of(function, *arguments, platform, summed):
 
 @pytest.mark.parametrize(("platform", "summed"), [("cpu", "f32"), ("tpu", "bf16"), ("cuda", "bf16")])
 def test_products_of_bfloat16_are_asked_for_as_the_platform_has_them(platform, summed):
-    assert (
-        products_of(jax.value_and_grad(of_bfloat16, argnums=(0, 1)), X, KERNEL, platform=platform, summed=summed) == 3
-    )
+    step = jax.value_and_grad(of_bfloat16, argnums=(0, 1))
+    assert products_of(step, X, KERNEL, platform=platform, summed=summed) == 3
 
 
 def test_they_are_those_of_float32_rounded_and_kept_for_the_backward_pass():
@@ -96,6 +93,5 @@ def test_they_are_those_of_float32_rounded_and_kept_for_the_backward_pass():
     wanted = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(x @ kernel)), argnums=(0, 1))(*wide)
     for one, other in zip(gradients, wanted, strict=True):
         np.testing.assert_allclose(one.astype(jnp.float32), other, rtol=2e-2, atol=2e-2)
-    assert (
-        kept(lambda x: jnp.sin(product(jnp.sin(x), KERNEL)), X) == ["bf16[4,2,3,5]"] * 2
-    )  # the input, and the product
+    layers_input = products = "bf16[4,2,3,5]"
+    assert kept(lambda x: jnp.sin(product(jnp.sin(x), KERNEL)), X) == [layers_input, products]
