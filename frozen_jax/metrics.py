@@ -1,4 +1,4 @@
-"""Where the figures of a run go: a progress bar in a terminal, JSON lines and TensorBoard in the run's folder."""
+"""Where the figures of a run go: its terminal or log, and JSON lines and TensorBoard in its folder."""
 
 from __future__ import annotations
 
@@ -47,15 +47,16 @@ class MetricWriter:
         self._lines = _lines_before(self._file, first_step) if self._primary else []
         self._board = EventFile(self.directory / "tensorboard", first_step + 1 if first_step else 0)
         self._bar: tqdm | None = None
+        self._says = self._primary and not sys.stderr.isatty()  # a line where nobody watches a bar
         self._since = time.perf_counter()
         self._flushed = self._ended = self._since
         self._steps, self._examples, self._real, self._all = 0, 0, 0.0, 0
 
     @contextlib.contextmanager
     def progress(self, first: int, last: int) -> Iterator[None]:
-        """Shows a progress bar, if someone is watching, and writes what is left at the end."""
-        quiet = not (self._primary and sys.stderr.isatty())
-        with tqdm(initial=first, total=last, unit="step", disable=quiet) as self._bar:
+        """Shows a progress bar in a terminal, and writes what is left at the end."""
+        hidden = self._says or not self._primary
+        with tqdm(initial=first, total=last, unit="step", disable=hidden) as self._bar:
             self._since = time.perf_counter()
             try:
                 yield
@@ -82,7 +83,10 @@ class MetricWriter:
             self._bar.update()
             self._bar.set_postfix(loss=f"{metrics['loss']:.3f}", accuracy=f"{metrics['accuracy']:.3f}")
         if (index + 1) % self.log_period == 0:
-            self._write("train", index + 1, {**metrics, **self._speed()})
+            speed = self._speed()
+            self._write("train", index + 1, {**metrics, **speed})
+            seconds = f"{speed['seconds_per_step']:.3g} s a step"
+            self._say(index + 1, f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}, {seconds}")
         self._ended = time.perf_counter()
 
     def _speed(self) -> dict[str, float]:
@@ -100,6 +104,8 @@ class MetricWriter:
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes the metrics of an evaluation after `step` steps, without nan; its time does not count as training."""
         self._write("eval", step, {name: value for name, value in metrics.items() if not math.isnan(value)})
+        means = [f"validation {name} {value:.4g}" for name, value in metrics.items() if name.startswith("mean")]
+        self._say(step, ", ".join(means) or "validated")
         self._since += time.perf_counter() - self._ended
 
     def _write(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
@@ -110,6 +116,11 @@ class MetricWriter:
             self._board.add(f"{kind}/{name}", value, step)
         if time.perf_counter() - self._flushed > _FLUSH_SECONDS:
             self.flush()
+
+    def _say(self, step: int, what: str) -> None:
+        if self._says:
+            of = "" if self._bar is None else f" of {self._bar.total}"
+            print(f"step {step}{of}: {what}", file=sys.stderr, flush=True)
 
     def flush(self) -> None:
         """Writes the lines; before every checkpoint, so that a resumed run misses none.

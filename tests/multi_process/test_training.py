@@ -42,9 +42,9 @@ class Job:
             self.processes.append(forked.Running(forked.run_py, given, environment))
 
     def ends(self, seconds=300):
-        """The exit status and stderr of every process."""
+        """The exit status and complaints of every process."""
         ends = [process.ended(seconds) for process in self.processes]
-        return [(end.returncode, end.stderr) for end in ends]
+        return [(end.returncode, forked.complaints(end.stderr)) for end in ends]
 
     def reaches(self, folder, step):
         """Returns when that step is in the metrics, which are written before every save."""
