@@ -18,8 +18,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
+from frozen_jax import progress
 from frozen_jax.batching import SMALLEST_BUCKET, Tokens, bucket_of, default_buckets, pad, rounded_up
 from frozen_jax.errors import UserError
 from frozen_jax.processes import whole
@@ -191,7 +191,7 @@ class Rows:
         settings = {"max_length": max_length, "slots": self._batch_size, **read}
         inputs, ids = [example.inputs for example in examples], [example.index for example in examples]
         written = self._model.generate_many(inputs, ids=ids, **settings)
-        for row, text in tqdm(written, total=len(found), desc=f"write {self._task}", unit="row", disable=None):
+        for row, text in progress.bar(written, total=len(found), desc=f"write {self._task}", unit="rows"):
             found[row] = text.tokens[0]
         return found
 
@@ -211,7 +211,7 @@ class Rows:
         encoder_inputs = [example.encoder_inputs for example in examples]
         found: list[Any] = [None] * len(inputs)
         buckets = self._checked_buckets(max(map(len, inputs)))
-        with tqdm(total=len(inputs), desc=f"{verb} {self._task}", unit="row", disable=None) as bar:
+        with progress.bar(total=len(inputs), desc=f"{verb} {self._task}", unit="rows") as bar:
             size = self._rows_of_a_batch(len(inputs))
             for rows in self._batches(inputs, size):
                 filled = [*rows, *rows[:1] * (size - len(rows))]  # what the repeated row says is dropped

@@ -23,9 +23,8 @@ import numpy as np
 from etils import epath
 from flax import nnx
 from jaxtyping import Float
-from tqdm import tqdm
 
-from frozen_jax import cloud_storage, freezing, processes
+from frozen_jax import cloud_storage, freezing, processes, progress
 from frozen_jax.batching import FEATURES, SEGMENTS, Batches
 from frozen_jax.errors import UserError
 from frozen_jax.methods.base import Method
@@ -78,7 +77,7 @@ class KeptStates:
         order, rows, done = np.argsort(np.diff(self._offsets), kind="stable"), self._batches.batch_size, self._done()
         graphdef, state = nnx.split(self._method)
         states = self._mapped("r+")
-        with tqdm(initial=done, total=len(order), desc="first pass", unit="example", disable=None) as bar:
+        with progress.bar(initial=done, total=len(order), desc="first pass", unit="examples") as bar:
             for start in range(done, len(order), rows):
                 numbers = order[start : start + rows].tolist()
                 batch = self._batches.of([self._place(n) for n in numbers + numbers[:1] * (rows - len(numbers))])

@@ -1,4 +1,4 @@
-"""Where the figures of a run go: its terminal or log, and JSON lines and TensorBoard in its folder."""
+"""Where the figures of a run go: beside its progress, into JSON lines and TensorBoard in the run's folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
-from tqdm import tqdm
 
-from frozen_jax import cloud_storage
+from frozen_jax import cloud_storage, progress
 from frozen_jax.errors import UserError
 from frozen_jax.event_file import EventFile
 from frozen_jax.processes import is_first
@@ -46,17 +45,16 @@ class MetricWriter:
         self._primary = is_first()
         self._lines = _lines_before(self._file, first_step) if self._primary else []
         self._board = EventFile(self.directory / "tensorboard", first_step + 1 if first_step else 0)
-        self._bar: tqdm | None = None
-        self._says = self._primary and not sys.stderr.isatty()  # a line where nobody watches a bar
+        self._bar: Any = None
+        self._shown: dict[str, str] = {}  # beside the bar
         self._since = time.perf_counter()
         self._flushed = self._ended = self._since
         self._steps, self._examples, self._real, self._all = 0, 0, 0.0, 0
 
     @contextlib.contextmanager
     def progress(self, first: int, last: int) -> Iterator[None]:
-        """Shows a progress bar in a terminal, and writes what is left at the end."""
-        hidden = self._says or not self._primary
-        with tqdm(initial=first, total=last, unit="step", disable=hidden) as self._bar:
+        """Shows how far it is, and writes what is left at the end."""
+        with progress.bar(initial=first, total=last, desc="train", unit="steps") as self._bar:
             self._since = time.perf_counter()
             try:
                 yield
@@ -79,14 +77,12 @@ class MetricWriter:
         self._examples += examples
         self._real += metrics["real_tokens"]
         self._all += tokens
+        self._shown |= {name: f"{metrics[name]:.3f}" for name in ("loss", "accuracy")}
         if self._bar is not None:
+            self._bar.set_postfix(self._shown, refresh=False)
             self._bar.update()
-            self._bar.set_postfix(loss=f"{metrics['loss']:.3f}", accuracy=f"{metrics['accuracy']:.3f}")
         if (index + 1) % self.log_period == 0:
-            speed = self._speed()
-            self._write("train", index + 1, {**metrics, **speed})
-            seconds = f"{speed['seconds_per_step']:.3g} s a step"
-            self._say(index + 1, f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}, {seconds}")
+            self._write("train", index + 1, {**metrics, **self._speed()})
         self._ended = time.perf_counter()
 
     def _speed(self) -> dict[str, float]:
@@ -104,8 +100,7 @@ class MetricWriter:
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes the metrics of an evaluation after `step` steps, without nan; its time does not count as training."""
         self._write("eval", step, {name: value for name, value in metrics.items() if not math.isnan(value)})
-        means = [f"validation {name} {value:.4g}" for name, value in metrics.items() if name.startswith("mean")]
-        self._say(step, ", ".join(means) or "validated")
+        self._shown |= {f"validation {name}": f"{metrics[name]:.3f}" for name in ("mean",) if name in metrics}
         self._since += time.perf_counter() - self._ended
 
     def _write(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
@@ -116,11 +111,6 @@ class MetricWriter:
             self._board.add(f"{kind}/{name}", value, step)
         if time.perf_counter() - self._flushed > _FLUSH_SECONDS:
             self.flush()
-
-    def _say(self, step: int, what: str) -> None:
-        if self._says:
-            of = "" if self._bar is None else f" of {self._bar.total}"
-            print(f"step {step}{of}: {what}", file=sys.stderr, flush=True)
 
     def flush(self) -> None:
         """Writes the lines; before every checkpoint, so that a resumed run misses none.

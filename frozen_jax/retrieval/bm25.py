@@ -27,9 +27,8 @@ import gin
 import numpy as np
 import tantivy
 from etils import epath
-from tqdm import tqdm
 
-from frozen_jax import cloud_storage, processes
+from frozen_jax import cloud_storage, processes, progress
 from frozen_jax.errors import UserError
 from frozen_jax.retrieval.base import NONE, Corpus, Hits, Retriever
 
@@ -145,7 +144,7 @@ class BM25(Retriever):
         index = tantivy.Index(self._schema, path=os.fspath(folder), reuse=False)
         index.register_tokenizer(_ANALYZER, self._analyzer)
         with index.writer(_HEAP, num_threads=1) as writer:
-            passages = tqdm(iter(self.corpus), total=len(self.corpus), unit=" passages", desc="BM25", disable=None)
+            passages = progress.bar(iter(self.corpus), total=len(self.corpus), desc="BM25", unit="passages")
             for number, passage in enumerate(passages):
                 document = tantivy.Document()
                 document.add_unsigned(_NUMBER, number)

@@ -26,9 +26,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 from jaxtyping import Shaped
-from tqdm import tqdm
 
-from frozen_jax import cloud_storage, processes
+from frozen_jax import cloud_storage, processes, progress
 from frozen_jax.errors import UserError
 
 FORMAT = 1  # another number makes everything anew: for the day on which stages make other rows of the same settings
@@ -78,7 +77,7 @@ class Chunks:
         done = self.total - sum(map(len, missing))
         with (
             cloud_storage.refusals_explained(self.folder),
-            tqdm(initial=done, total=self.total, unit=unit, desc=self.folder.name, disable=None) as bar,
+            progress.bar(initial=done, total=self.total, desc=self.folder.name, unit=unit) as bar,
         ):
             cloud_storage.write_whole(self.folder / "made.json", self._made)
             for rows in missing:

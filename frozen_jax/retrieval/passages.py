@@ -27,9 +27,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt64
 from numpy import ndarray
-from tqdm import tqdm
 
-from frozen_jax import cloud_storage, wheels
+from frozen_jax import cloud_storage, progress, wheels
 from frozen_jax.errors import UserError
 from frozen_jax.retrieval import corpora
 from frozen_jax.retrieval.base import Passage
@@ -175,7 +174,7 @@ def _reader(path: epath.Path) -> Callable[[int, int], bytes]:
 def _scan(path: epath.Path, lines: PassageLines, size: int) -> tuple[Table, str]:
     offsets, hashes, digest = array.array("Q"), array.array("Q"), hashlib.sha256()
     place = 0
-    with path.open("rb") as stream, tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
+    with path.open("rb") as stream, progress.bar(total=size, unit="B", unit_scale=True, desc=path.name) as bar:
         for index, line in enumerate(stream, -lines.header_lines):
             if index < 0:
                 lines.check_header(line)

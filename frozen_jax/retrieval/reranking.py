@@ -22,9 +22,8 @@ import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
-from tqdm import tqdm
 
-from frozen_jax import checkpoints, freezing
+from frozen_jax import checkpoints, freezing, progress
 from frozen_jax.batching import Tokens, pad, rounded_up
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import LanguageModel
@@ -150,7 +149,7 @@ class Reranker:
         found = np.zeros(len(pairs), np.float32)
         order = sorted(range(len(pairs)), key=lambda pair: -len(pairs[pair]))
         size = min(self._batch_size, rounded_up(max(1, len(pairs))))
-        with tqdm(total=len(pairs), desc="re-rank", unit="pair", leave=False, disable=None) as bar:
+        with progress.bar(total=len(pairs), desc="re-rank", unit="pairs", leave=False) as bar:
             for start in range(0, len(order), size):
                 rows = order[start : start + size]
                 found[rows] = self._scores([pairs[row] for row in rows], size)

@@ -18,9 +18,8 @@ from typing import IO
 
 import gin
 from etils import epath
-from tqdm import tqdm
 
-from frozen_jax import cloud_storage
+from frozen_jax import cloud_storage, progress
 from frozen_jax.errors import UserError
 from frozen_jax.retrieval.base import Passage
 from frozen_jax.retrieval.passage_lines import PassageLines
@@ -46,8 +45,7 @@ def split_documents(documents: str, passages: str, words: int = 100) -> int:
     if not source.exists():
         raise UserError(f"there is no file {documents}")
     with source.open("rb") as stream, _written(cloud_storage.open_path(passages)) as target:
-        bar = tqdm(stream, unit=" documents", desc=source.name, disable=None)
-        for number, line in enumerate(bar):
+        for number, line in enumerate(progress.bar(stream, desc=source.name, unit="documents")):
             for passage in split(lines.passage(line, number), words):
                 target.write(json.dumps(passage._asdict(), ensure_ascii=False) + "\n")
                 count += 1

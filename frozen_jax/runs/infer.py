@@ -13,7 +13,7 @@ import gin
 from etils import epath
 from tqdm import tqdm
 
-from frozen_jax import cloud_storage
+from frozen_jax import cloud_storage, progress
 from frozen_jax.batching import Tokens
 from frozen_jax.errors import UserError
 from frozen_jax.lm.base import GREEDY, LanguageModel
@@ -83,7 +83,7 @@ def _answer_lines(
     done, written = from_first(functools.partial(_resume, output, lines)), time.monotonic()
     if done:
         print(f"{len(done)} answers were there already; to have them anew, delete {output}")
-    with tqdm(initial=len(done), total=len(lines), unit="line", disable=None) as bar:
+    with progress.bar(initial=len(done), total=len(lines), desc="answer", unit="lines") as bar:
         for start in range(len(done), len(lines), window):
             asked = lines[start : start + window]
             found: list[dict] = [{}] * len(asked)

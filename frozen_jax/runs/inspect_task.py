@@ -10,9 +10,8 @@ from typing import Any
 import gin
 import numpy as np
 from jaxtyping import Int
-from tqdm import tqdm
 
-from frozen_jax import inspection
+from frozen_jax import inspection, progress
 from frozen_jax.answering import EvalTask
 from frozen_jax.batching import ENCODER_INPUTS, features_of
 from frozen_jax.errors import UserError
@@ -73,7 +72,7 @@ def inspect_task(
         print(f"\n\n{name}\n{'=' * len(name)}", flush=True)
         try:
             wanted = [found for found in task.splits if split in (None, found)]
-            bar = tqdm(wanted, desc="reading", unit="split", leave=False, disable=None)
+            bar = progress.bar(wanted, desc="reading", unit="splits", leave=False)
             splits = [_read(seqio_data, data, task, found, most) for found in bar]
         except UserError as error:
             print(f"\n! {error}")

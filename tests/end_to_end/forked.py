@@ -33,11 +33,6 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.
     return Running(run_py, arguments, environment).ended()
 
 
-def complaints(stderr: str) -> str:
-    """Returns what a process wrote to stderr but for the lines of its progress."""
-    return "".join(line for line in stderr.splitlines(keepends=True) if not line.startswith("step "))
-
-
 class Running:
     """A function in a process, whose end can be waited for."""
 

@@ -27,10 +27,10 @@ DEATHS = [
 
 
 def train(folder, *moment):
-    """Trains in a process on one device, and returns its exit status, what it printed and what it complained of."""
+    """Trains in a process on one device, and returns its exit status and what it printed."""
     environment = {**os.environ, "XLA_FLAGS": forked.ONE_DEVICE}
     done = forked.Running(training_process.process, [folder, *moment], environment).ended()
-    return done.returncode, done.stdout, forked.complaints(done.stderr)
+    return done.returncode, done.stdout, done.stderr
 
 
 def figures(folder):
