@@ -131,6 +131,12 @@ def test_a_progress_bar_in_a_terminal(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().err
     assert "2/2" in shown
     assert "loss=1.000" in shown
+    assert "validation" not in shown
+    writer = metrics.MetricWriter(tmp_path / "c")
+    with writer.progress(4, 6):
+        writer.evaluation(5, {"mean": 0.5, "task/accuracy": 0.25})
+        writer.step(5, TRAIN, examples=4, tokens=40)
+    assert "validation mean=0.500, loss=1.500" in capsys.readouterr().err
 
 
 def events(file):
