@@ -100,7 +100,8 @@ class MetricWriter:
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes the metrics of an evaluation after `step` steps, without nan; its time does not count as training."""
         self._write("eval", step, {name: value for name, value in metrics.items() if not math.isnan(value)})
-        self._shown |= {f"validation {name}": f"{metrics[name]:.3f}" for name in ("mean",) if name in metrics}
+        if "mean" in metrics:
+            self._shown["validation mean"] = f"{metrics['mean']:.3f}"
         self._since += time.perf_counter() - self._ended
 
     def _write(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:

@@ -41,7 +41,7 @@ def test_what_ends_within_a_minute_says_nothing(clock, capsys):
 def test_items_of_unknown_number_are_counted(clock, capsys):
     for item in progress.bar(iter("abc"), desc="split", unit="documents"):
         clock[0] += ord(item) - ord("a")
-    assert capsys.readouterr().err == ("split: 2 documents, 01:00 so far\nsplit: 3 documents, 03:00 so far\n")
+    assert capsys.readouterr().err == "split: 2 documents, 01:00 so far\nsplit: 3 documents, 03:00 so far\n"
 
 
 def test_only_the_first_process_speaks(clock, capsys, monkeypatch):
