@@ -6,6 +6,7 @@ In float32 it changes no number. docs/pods.md has what each part brings, by the 
 from __future__ import annotations
 
 import functools
+import string
 from typing import Any
 
 import jax
@@ -62,37 +63,42 @@ def _softmax_jvp(dtype: Any, primals: tuple[Any], tangents: tuple[Any]) -> tuple
 
 
 def product(x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*batch outputs"]:
-    """Returns x @ kernel, both of one dtype, in that dtype.
+    """Returns x @ kernel, both of one dtype, in that dtype; see `einsum`."""
+    if x.dtype != jnp.bfloat16:
+        return x @ kernel
+    rows = string.ascii_letters[: x.ndim - 1]
+    return checkpoint_name(einsum(f"{rows}y,yz->{rows}z", x, kernel), _PRODUCTS)
+
+
+def einsum(spec: str, x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns `jnp.einsum` of two arrays of one dtype, in that dtype, and its gradient likewise.
 
     CPUs multiply bfloat16 into float32 alone. Asked for bfloat16, XLA would convert both to float32 first, and be
     slower than float32 is (benchmarks/README.md); so on CPUs products are asked for in float32, then rounded.
+
+    Args:
+        spec: letters as "ab,bc->ac": each stands in two of the three, and in none twice.
+        x: one.
+        y: the other.
     """
-    return x @ kernel if x.dtype != jnp.bfloat16 else checkpoint_name(_product(x, kernel), _PRODUCTS)
+    return _einsum(spec, x, y)
 
 
-@jax.custom_vjp
-def _product(
-    x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]
-) -> Float[Array, "*batch outputs"]:
-    return _contracted(x, kernel, [x.ndim - 1], [0])
+def _summed(spec: str, x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
+    def summed(x: Any, y: Any, dtype: Any) -> Any:
+        return jnp.einsum(spec, x, y, preferred_element_type=dtype).astype(x.dtype)
 
-
-def _product_backward(kept: tuple[Any, Any], gradient: Any) -> tuple[Any, Any]:
-    x, kernel = kept
-    rows = list(range(x.ndim - 1))
-    return _contracted(gradient, kernel, [x.ndim - 1], [1]), _contracted(x, gradient, rows, rows)
-
-
-_product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_backward)
-
-
-def _contracted(
-    x: Float[Array, "..."], y: Float[Array, "..."], of_x: list[int], of_y: list[int]
-) -> Float[Array, "..."]:
-    """Sums over these axes of both."""
-
-    def contract(x: Any, y: Any, summed: Any) -> Any:
-        return jnp.tensordot(x, y, (of_x, of_y), preferred_element_type=summed).astype(x.dtype)
-
-    cpu, default = (functools.partial(contract, summed=dtype) for dtype in (jnp.float32, x.dtype))
+    cpu, default = (functools.partial(summed, dtype=dtype) for dtype in (jnp.float32, x.dtype))
     return jax.lax.platform_dependent(x, y, cpu=cpu, default=default)
+
+
+_einsum = jax.custom_vjp(_summed, nondiff_argnums=(0,))
+
+
+def _einsum_backward(spec: str, kept: tuple[Any, Any], gradient: Any) -> tuple[Any, Any]:
+    (of_x, of_y), of_z = spec.split("->")[0].split(","), spec.split("->")[1]
+    x, y = kept
+    return einsum(f"{of_z},{of_y}->{of_x}", gradient, y), einsum(f"{of_x},{of_z}->{of_y}", x, gradient)
+
+
+_einsum.defvjp(lambda spec, x, y: (_summed(spec, x, y), (x, y)), _einsum_backward)

@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
-from frozen_jax.lm.backward import KEPT, apart, kept_heads, product, softmax
+from frozen_jax.lm.backward import KEPT, apart, einsum, kept_heads, product, softmax
 from frozen_jax.types import Array
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -27,6 +27,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "linear": lambda x: x,
 }
+_BLOCK = 128
+"""Queries that read at once, where none sees what stands behind it. Our choice, by benchmarks/README.md."""
 _MASKED = -1e10  # added to attention scores: as T5X; far below any score, finite, so that fully masked rows stay finite
 
 
@@ -153,7 +155,7 @@ class Attention(nnx.Module):
         queries = kept_heads(split_heads(self.query(x), self.heads))
         scores = jnp.einsum("bhqk,bhks->bhqs", queries, keys, preferred_element_type=jnp.float32)
         weights = apply_dropout(dropout, softmax(scores + bias, x.dtype), site)
-        context = jnp.einsum("bhqs,bhsk->bhqk", weights, values).swapaxes(1, 2)
+        context = einsum("bhqs,bhsk->bhqk", weights, values).swapaxes(1, 2)
         return self.out(context.reshape(*x.shape[:-1], -1))
 
 
@@ -196,26 +198,43 @@ class RotaryAttention(nnx.Module):
             queries: rotated.
             keys: of each part, rotated.
             values: of each part.
-            bias: added to the scores of all parts, which stand side by side.
+            bias: added to the scores of all parts, which stand side by side. Where the last part has as many keys as
+                there are queries, these are the same tokens: it hides from each what stands behind it, and in blocks
+                of queries that is left out.
         """
+        length, own = queries.shape[2], keys[-1].shape[3]
+        size, contexts = _BLOCK if own == length else length, []
+        for start in range(0, length, size):
+            block, unseen = slice(start, start + size), max(0, length - start - size)
+            last_keys, last_values = keys[-1][..., : own - unseen], values[-1][:, :, : own - unseen]
+            parts = [*keys[:-1], last_keys], [*values[:-1], last_values]
+            contexts.append(self._context(queries[:, :, block], *parts, bias[:, block, : bias.shape[2] - unseen]))
+        return self.out(jnp.concatenate(contexts, axis=1))
+
+    def _context(
+        self,
+        queries: Float[Array, "R H Q K"],
+        keys: Sequence[Float[Array, "_B G K _S"]],
+        values: Sequence[Float[Array, "_B G _S K"]],
+        bias: Float[Array, "#R #Q S"],
+    ) -> Float[Array, "R Q HK"]:
+        """What `attend` takes from the values."""
         rows, _, length, width = queries.shape
         # Queries that share keys stand side by side in one product, so that the keys are read once.
         queries = queries.reshape(rows, keys[0].shape[1], -1, width) * width**-0.5
         scores = [
-            _apart(
-                jnp.einsum("bgqk,bgks->bgqs", _side_by_side(queries, len(part)), part).astype(jnp.float32), rows, length
-            )
+            _apart(einsum("bgqk,bgks->bgqs", _side_by_side(queries, len(part)), part).astype(jnp.float32), rows, length)
             for part in keys
         ]
         weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1) + bias[:, None, None], axis=-1)
         weights = weights.astype(queries.dtype).reshape(*queries.shape[:3], -1)
         ends = np.cumsum([part.shape[2] for part in values])[:-1]
         context = sum(
-            _apart(jnp.einsum("bgqs,bgsk->bgqk", _side_by_side(weight, len(part)), part), rows, length)
+            _apart(einsum("bgqs,bgsk->bgqk", _side_by_side(weight, len(part)), part), rows, length)
             for weight, part in zip(jnp.split(weights, ends, axis=-1), values, strict=True)
         )
         context = jnp.moveaxis(context, 3, 1)  # [R, G, H/G, Q, K] to [R, Q, G, H/G, K]
-        return self.out(context.reshape(rows, length, -1))
+        return context.reshape(rows, length, -1)
 
 
 def _side_by_side(x: Float[Array, "R G X Y"], batch: int) -> Float[Array, "B G nX Y"]:

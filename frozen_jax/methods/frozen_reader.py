@@ -97,7 +97,7 @@ class FrozenReader(TextMethod):
                     "allow more there, or pack less"
                 )
         kept = split != "infer"
-        stages = self._evidence.find(examples, kept)
+        stages = self._evidence.find(examples, split)
         if split == "train":
             return {"": self._texts(examples, stages, self._drawn(examples, length), kept)}
         if split == "infer":

@@ -103,7 +103,7 @@ class FusionInDecoder(Method):
             )
         for example in examples:
             self._check_question(example["inputs"])
-        corpus, stages = self._evidence.corpus, self._evidence.find(examples, kept=split != "infer")
+        corpus, stages = self._evidence.corpus, self._evidence.find(examples, split)
         shown = [described(stages, row, range(self.passages), corpus) for row in range(len(examples))]
         return {
             "": [

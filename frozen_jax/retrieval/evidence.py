@@ -56,7 +56,7 @@ class Finds(Protocol):
         """Everything that decides what is found, as JSON."""
         ...
 
-    def find(self, examples: Sequence[Mapping[str, Any]], kept: bool = True) -> dict[str, Hits]:
+    def find(self, examples: Sequence[Mapping[str, Any]], split: str = "") -> dict[str, Hits]:
         """Finds passages for the questions that are the examples' inputs; see `Evidence.find`."""
         ...
 
@@ -71,7 +71,12 @@ class Evidence:
     """
 
     def __init__(
-        self, retriever: Retriever, directory: epath.PathLike, reranker: Reranks | None = None, hits: int = 100
+        self,
+        retriever: Retriever,
+        directory: epath.PathLike,
+        reranker: Reranks | None = None,
+        hits: int = 100,
+        train_hits: int | None = None,
     ) -> None:
         """Holds the stages; reads nothing yet.
 
@@ -80,37 +85,42 @@ class Evidence:
             directory: where the stages are kept, local or gs://.
             reranker: orders them anew; None leaves them in the retriever's order.
             hits: N, how many passages are retrieved and re-ranked; 100 as in the paper.
+            train_hits: N for the questions that a reader learns from, which may be many; None is `hits`.
 
         Raises:
             UserError: for less than one hit.
         """
-        if hits < 1:
-            raise UserError(f"Evidence.hits is {hits}; retrieve at least one passage")
+        self._hits, self._train_hits = hits, hits if train_hits is None else train_hits
+        for name, count in (("hits", self._hits), ("train_hits", self._train_hits)):
+            if count < 1:
+                raise UserError(f"Evidence.{name} is {count}; retrieve at least one passage")
         self.corpus, self.directory = retriever.corpus, directory
-        self._retriever, self._reranker, self._hits = retriever, reranker, hits
+        self._retriever, self._reranker = retriever, reranker
 
     @property
     def made(self) -> Mapping[str, Any]:
         """Everything that decides what is found, as JSON."""
         reranked = {} if self._reranker is None else {"reranker": dict(self._reranker.made)}
-        return {"retriever": dict(self._retriever.made), "hits": self._hits, **reranked}
+        hits = {"hits": self._hits, "train_hits": self._train_hits}
+        return {"retriever": dict(self._retriever.made), **hits, **reranked}
 
-    def find(self, examples: Sequence[Mapping[str, Any]], kept: bool = True) -> dict[str, Hits]:
+    def find(self, examples: Sequence[Mapping[str, Any]], split: str = "") -> dict[str, Hits]:
         """Finds passages for questions, going on where an earlier run stopped.
 
         Args:
             examples: their "inputs" are the questions.
-            kept: keep the stages on disk; not worth it for a single question.
+            split: where they are from. For "train" `train_hits` are found; of "infer" nothing is kept on disk.
 
         Returns:
             What each stage found, "retrieved" and, where there is a re-ranker, "reranked".
         """
-        questions = [example["inputs"] for example in examples]
+        questions, kept = [example["inputs"] for example in examples], split != "infer"
+        count = self._train_hits if split == "train" else self._hits
 
         def search(rows: range) -> Hits:
-            return self._retriever.search(questions[rows.start : rows.stop], self._hits)
+            return self._retriever.search(questions[rows.start : rows.stop], count)
 
-        made = {"retriever": dict(self._retriever.made), "hits": self._hits, "questions": digest(questions)}
+        made = {"retriever": dict(self._retriever.made), "hits": count, "questions": digest(questions)}
         found = {"retrieved": self._stage("retrieved", made, len(questions), _QUESTIONS, search, kept)}
         first = found["retrieved"]
         _tell_of_questions_without(questions, first)
@@ -155,12 +165,12 @@ class GoldEvidence:
         self.corpus, self.directory = corpus, directory
         self.made = {"gold": corpus.sha256}
 
-    def find(self, examples: Sequence[Mapping[str, Any]], kept: bool = True) -> dict[str, Hits]:
+    def find(self, examples: Sequence[Mapping[str, Any]], split: str = "") -> dict[str, Hits]:
         """Looks the passages up.
 
         Args:
             examples: their "gold" are ids of passages.
-            kept: nothing is worth keeping.
+            split: nothing depends on it.
 
         Returns:
             {"gold": the passages in the order in which they are named}.
@@ -168,7 +178,7 @@ class GoldEvidence:
         Raises:
             UserError: if an example names none.
         """
-        del kept
+        del split
         named = [[self.corpus.number(name) for name in example.get("gold", ())] for example in examples]
         for example, numbers in zip(examples, named, strict=True):
             if not numbers:

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from frozen_jax.lm.backward import KEPT, apart, kept_heads, product, softmax
+from frozen_jax.lm.backward import KEPT, apart, einsum, kept_heads, product, softmax
+from tests import tiny
 
 GIVEN = np.random.default_rng(0).normal(size=(1, 2, 3, 5)).astype(np.float32)
 
@@ -95,3 +97,24 @@ def test_they_are_those_of_float32_rounded_and_kept_for_the_backward_pass():
         np.testing.assert_allclose(one.astype(jnp.float32), other, rtol=2e-2, atol=2e-2)
     layers_input = products = "bf16[4,2,3,5]"
     assert kept(lambda x: jnp.sin(product(jnp.sin(x), KERNEL)), X) == [layers_input, products]
+
+
+@pytest.mark.parametrize("spec", ["bgqk,bgks->bgqs", "bgqs,bgsk->bgqk", "abc,cd->abd"])
+def test_einsum_and_its_gradients_are_those_of_jax(spec):
+    of_x, of_y = spec.split("->")[0].split(",")
+    rng = np.random.default_rng(0)
+    given = [rng.normal(size=["abcdgkqs".index(axis) + 2 for axis in axes]).astype(np.float32) for axes in (of_x, of_y)]
+
+    def both(einsum):
+        return jax.value_and_grad(lambda x, y: jnp.sum(jnp.sin(einsum(spec, x, y))), argnums=(0, 1))(*given)
+
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), both(einsum), both(jnp.einsum))
+
+
+@pytest.mark.parametrize("lm", [tiny.llama, tiny.t5])
+def test_all_products_of_an_lm_in_bfloat16_are_asked_for_so(lm):
+    """Those of its attention too."""
+    model, batch = lm(dtype="bfloat16"), tiny.batch(rows=2)
+    nnx.update(model, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), nnx.state(model)))
+    read = batch.inputs, batch.inputs_mask, batch.targets
+    assert products_of(model.target_logits, *read, platform="cpu", summed="f32") > 5

@@ -47,8 +47,17 @@ def test_a_killed_re_ranking_goes_on_where_it_was(tmp_path: pathlib.Path) -> Non
 
 
 def test_a_single_question_leaves_nothing_on_disk(tmp_path: pathlib.Path) -> None:
-    Evidence(NearNumbers(), str(tmp_path), Reversed(), hits=3).find(QUESTIONS[:1], kept=False)
+    Evidence(NearNumbers(), str(tmp_path), Reversed(), hits=3).find(QUESTIONS[:1], "infer")
     assert not list(tmp_path.iterdir())
+
+
+def test_fewer_hits_may_do_for_training(tmp_path: pathlib.Path) -> None:
+    evidence = Evidence(NearNumbers(), str(tmp_path), Reversed(), hits=3, train_hits=2)
+    assert evidence.find(QUESTIONS[4:6], "train")["reranked"].passages.tolist() == [[3, 4], [4, 5]]
+    assert evidence.find(QUESTIONS[4:6], "test")["reranked"].passages.tolist() == [[5, 3, 4], [6, 4, 5]]
+    assert evidence.made["train_hits"] == 2
+    as_many = Evidence(NearNumbers(), str(tmp_path), Reversed(), hits=2)
+    assert as_many.find(QUESTIONS[4:6], "train")["reranked"].passages.shape == (2, 2)
 
 
 def test_gold_passages_are_found_by_their_ids(tmp_path: pathlib.Path) -> None:
@@ -64,6 +73,8 @@ def test_gold_passages_are_found_by_their_ids(tmp_path: pathlib.Path) -> None:
 def test_nothing_to_retrieve_is_a_mistake(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"Evidence\.hits is 0; retrieve at least one"):
         Evidence(NearNumbers(), str(tmp_path), hits=0)
+    with pytest.raises(UserError, match=r"Evidence\.train_hits is 0; retrieve at least one"):
+        Evidence(NearNumbers(), str(tmp_path), train_hits=0)
 
 
 def test_as_many_other_questions_are_not_the_same(tmp_path: pathlib.Path) -> None:
