@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import string
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -85,11 +86,10 @@ def einsum(spec: str, x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[A
 
 
 def _summed(spec: str, x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
-    def summed(x: Any, y: Any, dtype: Any) -> Any:
-        return jnp.einsum(spec, x, y, preferred_element_type=dtype).astype(x.dtype)
+    def into(dtype: Any) -> Callable[[Any, Any], Any]:
+        return lambda x, y: jnp.einsum(spec, x, y, preferred_element_type=dtype).astype(x.dtype)
 
-    cpu, default = (functools.partial(summed, dtype=dtype) for dtype in (jnp.float32, x.dtype))
-    return jax.lax.platform_dependent(x, y, cpu=cpu, default=default)
+    return jax.lax.platform_dependent(x, y, cpu=into(jnp.float32), default=into(x.dtype))
 
 
 _einsum = jax.custom_vjp(_summed, nondiff_argnums=(0,))
