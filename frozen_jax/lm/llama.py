@@ -41,18 +41,17 @@ from frozen_jax.lm.layers import (
     Dropout,
     GatedMLP,
     RMSNorm,
-    RotaryAttention,
     TokenEmbedder,
     apply_dropout,
     len_layers,
     mask_bias,
     number,
-    rotation,
     same_segment,
     scan_layers,
     stack_layers,
 )
 from frozen_jax.lm.passes import Stacks, Stream, Streams, last_real
+from frozen_jax.lm.rotary_attention import RotaryAttention, rotation
 from frozen_jax.types import Array, Segments
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from frozen_jax import training
 from frozen_jax.errors import UserError
-from frozen_jax.lm import layers
+from frozen_jax.lm import rotary_attention
 from frozen_jax.lm.layers import Dropout
 from frozen_jax.methods.fine_tuning import FineTuning
 from frozen_jax.partitioning import put_batch
@@ -64,7 +64,7 @@ def test_long_texts_are_read_in_blocks_that_change_nothing(monkeypatch):
     """12 inputs and 6 targets, of which the last is not read, and inputs behind a prompt of 6 that was read before."""
     model = lm("qwen2")
     inputs, mask, targets = map(jnp.asarray, (BATCH.inputs, BATCH.inputs_mask, BATCH.targets))
-    seen, context = [], layers.RotaryAttention._context
+    seen, context = [], rotary_attention.RotaryAttention._context
 
     def noted(self, queries, keys, values, bias):
         seen.append((queries.shape[2], bias.shape[2]))
@@ -79,11 +79,11 @@ def test_long_texts_are_read_in_blocks_that_change_nothing(monkeypatch):
         step = model.decode_step(model.embed(targets[:, 0]), cache)[0]
         return jax.value_and_grad(written)(model.embed(inputs)), hidden, step
 
-    monkeypatch.setattr(layers.RotaryAttention, "_context", noted)
+    monkeypatch.setattr(rotary_attention.RotaryAttention, "_context", noted)
     whole = found()
     assert set(seen) == {(17, 17), (6, 6), (12, 18), (1, 24)}
     seen.clear()
-    monkeypatch.setattr(layers, "_BLOCK", 5)
+    monkeypatch.setattr(rotary_attention, "_BLOCK", 5)
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5), found(), whole)
     text, behind_prompt = {(5, 5), (5, 10), (5, 15), (2, 17)}, {(5, 11), (5, 16), (2, 18)}
     assert set(seen) == text | {(1, 6)} | behind_prompt | {(1, 24)}
