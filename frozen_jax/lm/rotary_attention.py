@@ -94,11 +94,9 @@ class RotaryAttention(nnx.Module):
 def _side_by_side(x: Float[Array, "R G X Y"], batch: int) -> Float[Array, "B G nX Y"]:
     """Puts the rows of one input side by side."""
     rows, groups, _, width = x.shape
-    return (
-        x
-        if rows == batch
-        else x.reshape(batch, rows // batch, groups, -1, width).swapaxes(1, 2).reshape(batch, groups, -1, width)
-    )
+    if rows != batch:
+        x = x.reshape(batch, rows // batch, groups, -1, width).swapaxes(1, 2).reshape(batch, groups, -1, width)
+    return x
 
 
 def _apart(x: Float[Array, "B G nX Y"], rows: int, length: int) -> Float[Array, "R G h Q Y"]:
