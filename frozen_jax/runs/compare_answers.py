@@ -42,10 +42,10 @@ _TITLES = [
 ]
 _NOTE = (
     "Means over the seeds; 95% intervals over the questions in brackets, each with the mean of its seeds; "
-    "behind ±, the standard deviation over the seeds. *Inputs*: the most tokens of passages and question, or how many "
-    "samples the candidates come from. *Gold "
-    "packed*: for how many questions all gold passages stand in the input. *Seconds*: to read and answer one; to find "
-    "and rank its passages comes on top. *Difference*: of F1, by question, from "
+    "behind ±, the standard deviation over the seeds. *Inputs*: the most tokens of passages and question, how many "
+    "passages where no tokens are counted, or how many samples the candidates come from. *Gold packed*: for how many "
+    "questions all gold passages stand in the input. *Seconds*: to read and answer one; to find and rank its passages "
+    "comes on top. *Difference*: of F1, by question, from "
 )
 
 
@@ -58,6 +58,7 @@ class Cell(NamedTuple):
     Attributes:
         exact_match: [seeds, N].
         f1: [seeds, N].
+        passages: how many an input holds at most.
         packed: [N] whether all gold passages stand in the input; nan where nothing is known.
         yes_no: [N] whether the answer is yes or no.
         seconds: to read and answer a question, the median; nan where nobody looked.
@@ -66,13 +67,14 @@ class Cell(NamedTuple):
 
     exact_match: Float[np.ndarray, "seeds N"]
     f1: Float[np.ndarray, "seeds N"]
+    passages: int
     packed: Float[np.ndarray, " N"]
     yes_no: Float[np.ndarray, " N"]
     seconds: float
     questions: tuple[int, ...]
 
 
-Cells = Mapping[int | None, Cell]  # by length or n; None where inputs are the question alone
+Cells = Mapping[int | None, Cell]  # by length or n; None where nothing is said of either
 
 
 @gin.configurable
@@ -118,7 +120,7 @@ def compare_answers(
     lines = [
         [
             row,
-            _shown(length),
+            _shown(length, cell),
             str(len(cell.f1)),
             trained[row],
             *_figures(cell),
@@ -220,6 +222,7 @@ def _cell(row: str, seeds: Sequence[Sequence[Mapping[str, Any]]], metric: str) -
     return Cell(
         exact_match=np.array([[one["exact_match"] for one in lines] for lines in figures]),
         f1=np.array([[one["f1"] for one in lines] for lines in figures]),
+        passages=max(len(line.get("passages", ())) for line in first),
         packed=np.array([_packed(line) for line in first]),
         yes_no=np.array([float(is_yes_or_no(_answers(line))) for line in first]),
         seconds=statistics.median(line.get("seconds", math.nan) for lines in seeds for line in lines),
@@ -287,5 +290,7 @@ def _trained(path: str) -> str:
     return f"{sum(math.prod(shape) for shape in shapes):,}"
 
 
-def _shown(length: int | None) -> str:
-    return "question" if length is None else str(length)
+def _shown(length: int | None, cell: Cell) -> str:
+    if length is not None:
+        return str(length)
+    return f"{cell.passages} passages" if cell.passages else "question"

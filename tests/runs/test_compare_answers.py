@@ -64,6 +64,15 @@ def test_rows_by_length_with_paired_differences(tmp_path: pathlib.Path, capsys: 
     assert (tmp_path / "out" / "answers.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("_trained")
+def test_passages_are_told_where_no_tokens_are_counted(tmp_path: pathlib.Path) -> None:
+    runs = {"alone": written(tmp_path / "alone", ANSWERS), "fused": written(tmp_path / "fused", ANSWERS, packed=3)}
+    compare_answers(str(tmp_path), runs)
+    found = rows_of((tmp_path / "answers.md").read_text())
+    assert list(found) == [("alone", "question"), ("fused", "2 passages")]
+    assert found["fused", "2 passages"][2] == "75.0"
+
+
 def test_a_difference_is_taken_question_by_question(tmp_path: pathlib.Path) -> None:
     written(tmp_path / "one", ["Paris", "a cat", "no", "x"], "qa@64", packed=1)
     written(tmp_path / "other", ["Paris", "a cat", "no", "1912"], "qa@64", packed=1)
